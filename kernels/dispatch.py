@@ -1,0 +1,57 @@
+"""Which backend serves a call, and why the others do not."""
+
+from __future__ import annotations
+
+import os
+from types import ModuleType
+
+import torch
+
+from . import native, reference
+
+BACKENDS = ("reference", "cpu", "triton", "cuda")
+PRECISIONS = ("fp32", "bf16x3", "bf16w2", "tf32", "bf16")
+
+# What each compiled backend implements; the reference implements everything.
+CPU_OPERATORS = frozenset({"draw"})
+
+_PREFERENCE = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference")}
+
+
+def unsupported(backend: str, operator: str, device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why `backend` cannot serve the call, or None if it can."""
+    if backend == "reference":
+        return None
+    if backend == "cpu":
+        if device.type != "cpu":
+            return f"it runs on cpu tensors, the call is on {device}"
+        if not native.available():
+            return f"its native module is missing: {native.reason()}"
+        if operator not in CPU_OPERATORS:
+            return f"it has no kernel for '{operator}' yet"
+        return None if dtype == torch.float32 else f"it computes in float32, the call is in {dtype}"
+    if backend in BACKENDS:
+        return f"it has no kernel for '{operator}' yet"
+    raise ValueError(f"backend: expected 'auto' or one of {', '.join(BACKENDS)}, got {backend!r}")
+
+
+def select(backend: str, operator: str, device: torch.device, dtype: torch.dtype = torch.float32) -> ModuleType:
+    """The module that serves the call. `MMEBM_BACKEND` stands in for "auto"."""
+    source = "backend"
+    if backend == "auto" and (chosen := os.environ.get("MMEBM_BACKEND", "auto")) != "auto":
+        backend, source = chosen, "MMEBM_BACKEND"
+    if backend == "auto":
+        order = _PREFERENCE.get(device.type, ("reference",))
+        backend = next(name for name in order if unsupported(name, operator, device, dtype) is None)
+    elif reason := unsupported(backend, operator, device, dtype):
+        raise ValueError(f"{source}={backend!r} cannot serve mmebm::{operator}: {reason}")
+    return native if backend == "cpu" else reference
+
+
+def precision(requested: str) -> str:
+    """The floor a call asks for; "" follows torch.get_float32_matmul_precision()."""
+    if requested == "":
+        return {"highest": "fp32", "high": "tf32", "medium": "bf16"}[torch.get_float32_matmul_precision()]
+    if requested not in PRECISIONS:
+        raise ValueError(f"precision: expected one of {', '.join(PRECISIONS)} or None, got {requested!r}")
+    return requested

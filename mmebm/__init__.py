@@ -1,0 +1,36 @@
+"""mmebm: multimodal latent generative models with an energy-based prior, on an engine for short-run Langevin chains."""
+
+from .energy import EnergyMLP
+from .posteriors import Diagonal, MixtureOfExperts
+from .priors import EnergyPrior, StandardLaplace, StandardNormal
+from .sampling import LangevinInfo, NonFiniteChains, StepSize, langevin, physics, short_run, welling_teh
+from .version import VERSION as __version__
+
+__all__ = [
+    "Diagonal",
+    "EnergyMLP",
+    "EnergyPrior",
+    "LangevinInfo",
+    "MixtureOfExperts",
+    "NonFiniteChains",
+    "StandardLaplace",
+    "StandardNormal",
+    "StepSize",
+    "__version__",
+    "fit_energy_prior",
+    "langevin",
+    "load",
+    "physics",
+    "short_run",
+    "train",
+    "welling_teh",
+]
+
+
+def __getattr__(name: str) -> object:
+    # Training brings data sets and figures along; a sampler's user does not wait for them.
+    if name in ("fit_energy_prior", "load", "train"):
+        from . import training
+
+        return getattr(training, name)
+    raise AttributeError(f"module 'mmebm' has no attribute {name!r}")

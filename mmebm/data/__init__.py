@@ -1,0 +1,31 @@
+"""Datasets by name, and your own arrays as a `MultimodalDataset`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from mmebm.data.dataset import MultimodalDataset
+from mmebm.data.digits import digits
+from mmebm.data.polymnist import polymnist
+
+__all__ = ["DATASETS", "MultimodalDataset", "digits", "load", "polymnist"]
+
+DATASETS: dict[str, Callable[..., MultimodalDataset]] = {"digits": digits, "polymnist": polymnist}
+
+
+def load(name: str, split: str, **options: Any) -> MultimodalDataset:
+    """The split ("train", "validation" or "test") of a dataset.
+
+    Args:
+        name: "digits" (nothing to download) or "polymnist" (built from files under MMEBM_DATA_DIR).
+        split: which part.
+        options: given to the dataset; all know `size` (number of rows) and `seed`.
+
+    Raises:
+        ValueError: an unknown name or split.
+        FileNotFoundError: files that are not where they should be.
+    """
+    if name not in DATASETS:
+        raise ValueError(f"name: expected one of {', '.join(sorted(DATASETS))}, got {name!r}")
+    return DATASETS[name](split, **options)

@@ -1,0 +1,129 @@
+"""Energies that are an MLP: `EnergyMLP`, and recognising an `nn.Sequential` as one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+from mmebm.kernels import ops
+from mmebm.kernels.reference.activations import ACTIVATIONS
+
+
+class Network(NamedTuple):
+    """What the operators take of an energy: live weights [out, in] and biases [out], the activation and its slope."""
+
+    weights: list[Tensor]
+    biases: list[Tensor]
+    activation: str
+    slope: float
+
+    def detached(self) -> Network:
+        return self._replace(weights=[w.detach() for w in self.weights], biases=[b.detach() for b in self.biases])
+
+    def negated(self) -> Network:
+        """The network of -E."""
+        return self._replace(
+            weights=[*self.weights[:-1], -self.weights[-1]], biases=[*self.biases[:-1], -self.biases[-1]]
+        )
+
+    def energy(self, z: Tensor, bound: float | None = None, **options: Any) -> Tensor:
+        """E(z): [.., d] -> [..], c tanh(E / c) where `bound` c is given."""
+        flat = z.reshape(-1, z.shape[-1])
+        e = ops.energy(
+            flat, self.weights, self.biases, activation=self.activation, slope=self.slope, bound=bound, **options
+        )
+        return e.view(z.shape[:-1])
+
+
+class EnergyMLP(nn.Module):
+    """E(z) of a multilayer perceptron, d -> hidden -> .. -> 1; low energy is probable (the paper's f is -E).
+
+    `spectral_norm` g divides every weight by its spectral norm and multiplies the last by g, so that E has a Lipschitz
+    constant of about g (times the activation's own to the depth). Pang et al. (NeurIPS 2020) use hidden=(200, 200).
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        hidden: Sequence[int] = (200, 200),
+        activation: str = "silu",
+        slope: float = 0.2,
+        spectral_norm: float | None = None,
+    ) -> None:
+        super().__init__()
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+        if dim < 1 or any(h < 1 for h in hidden):
+            raise ValueError(f"dim, hidden: expected widths >= 1, got {dim}, {tuple(hidden)}")
+        if spectral_norm is not None and not spectral_norm > 0:
+            raise ValueError(f"spectral_norm: expected a gain > 0 or None, got {spectral_norm}")
+        widths = (dim, *hidden, 1)
+        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in zip(widths, widths[1:], strict=False))
+        self.dim, self.activation, self.slope, self.gain = dim, activation, slope, spectral_norm
+        if spectral_norm is not None:
+            for layer in self.layers:
+                parametrizations.spectral_norm(layer)
+
+    def network(self) -> Network:
+        """Weights as they are now; parametrizations are evaluated once per call of this."""
+        weights = [layer.weight for layer in self.layers]
+        if self.gain is not None:
+            weights[-1] = weights[-1] * self.gain
+        return Network(weights, [layer.bias for layer in self.layers], self.activation, self.slope)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """[.., d] -> [..]."""
+        return self.network().energy(z)
+
+    def extra_repr(self) -> str:
+        norm = "" if self.gain is None else f", spectral_norm={self.gain}"
+        return f"activation={self.activation}{norm}"
+
+
+_RECOGNISED: dict[type[nn.Module], Callable[[Any], tuple[str, float] | None]] = {
+    nn.SiLU: lambda m: ("silu", 0.0),
+    nn.GELU: lambda m: ("gelu_tanh" if m.approximate == "tanh" else "gelu", 0.0),
+    nn.LeakyReLU: lambda m: ("leaky_relu", m.negative_slope),
+    nn.ReLU: lambda m: ("relu", 0.0),
+    nn.Softplus: lambda m: ("softplus", 0.0) if (m.beta, m.threshold) == (1.0, 20.0) else None,
+    nn.Tanh: lambda m: ("tanh", 0.0),
+    nn.ELU: lambda m: ("elu", 0.0) if m.alpha == 1.0 else None,
+}
+
+
+def _flatten(sequence: nn.Sequential) -> Iterator[nn.Module]:
+    for module in sequence:
+        if isinstance(module, nn.Sequential):
+            yield from _flatten(module)
+        elif not isinstance(module, nn.Identity):
+            yield module
+
+
+def recognise(energy: Any) -> Network | str:
+    """The network of an `EnergyMLP` or of an `nn.Sequential` of Linear and one activation; else the reason why not."""
+    if isinstance(energy, EnergyMLP):
+        return energy.network()
+    if not isinstance(energy, nn.Sequential):
+        return f"{type(energy).__name__} is no EnergyMLP or nn.Sequential"
+    modules = list(_flatten(energy))
+    linears, activations = modules[::2], modules[1::2]
+    found = set()
+    for module in activations:
+        known = _RECOGNISED.get(type(module), lambda _: None)(module)
+        if known is None:
+            return f"{module} is not a supported activation"
+        found.add(known)
+    for module in linears:
+        if not isinstance(module, nn.Linear):
+            return f"{module} stands where a Linear is expected"
+    if len(linears) != len(activations) + 1 or linears[-1].out_features != 1:
+        return "its last layer is not a Linear with one output"
+    if len(found) > 1:
+        return f"it mixes activations: {', '.join(sorted(name for name, _ in found))}"
+    weights = [m.weight for m in linears]
+    biases = [w.new_zeros(len(w)) if m.bias is None else m.bias for m, w in zip(linears, weights, strict=True)]
+    return Network(weights, biases, *(found.pop() if found else ("silu", 0.0)))

@@ -1,0 +1,36 @@
+"""MMVAE (Shi et al., NeurIPS 2019), the base version of Yuan et al. (ECCV 2024) when the prior is an energy.
+
+    L(X) = (1/M) sum_m E_{z^k ~ q_m} log (1/K) sum_k exp lw_m^k
+    lw_m^k = sum_n lambda_n log p(x_n | z^k) + beta [ log p(z^k) - log (1/M) sum_j q_j(z^k | x_j) ]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from mmebm.sampling.streams import Stream
+
+from .base import MultimodalVAE, Objective
+from .estimators import estimate
+
+
+class MMVAE(MultimodalVAE):
+    def objective(self, inputs: Mapping[str, Tensor], stream: Stream, *, energy_weight: float = 1.0) -> Objective:
+        rows = self.check_batch(inputs, complete=True)
+        q = self.posterior(inputs)
+        z = q.rsample(self.samples, stream)  # [K, M, B, d]
+        log_q = (q.detach() if self.estimator == "dreg" else q).log_prob(z)  # [K, M, B]
+        log_p, energy = self.log_prior(z, energy_weight)
+        u = z.flatten(0, 2)
+        log_x = {n: self.log_likelihood(n, inputs[n], u, z.shape[:3]) for n in self.modalities}
+        log_w = sum(self.rescale[n] * log_x[n] for n in self.modalities) + self.beta * (log_p - log_q)
+        surrogate, value, weights = estimate(log_w, self.estimator, [z])
+        return Objective(
+            loss=-surrogate.mean(),
+            value=value.mean(),
+            z=z.detach(),
+            weights=weights / (len(self.modalities) * rows),
+            metrics=self.measured(q, log_x, log_q - log_p - energy_weight * energy, energy),
+        )

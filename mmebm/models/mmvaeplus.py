@@ -1,0 +1,104 @@
+"""MMVAE+ (Palumbo et al., ICLR 2023), the generalised version of Yuan et al. (ECCV 2024) when the prior is an energy.
+
+    L(X) = (1/M) sum_m E_{z^k ~ q_m(z|x_m), w_m^k ~ q_m(w|x_m), w~_n^k ~ r_n} log (1/K) sum_k exp lw_m^k
+    lw_m^k = lambda_m log p(x_m | w_m^k, z^k) + sum_{n != m} lambda_n log p(x_n | w~_n^k, z^k)
+             + beta [ log p(z^k) + log p(w_m^k) - log (1/M) sum_j q_j(z^k | x_j) - log q_m(w_m^k | x_m) ]
+
+p(w) is the standard law; r_n(w~) has mean 0 and a learned scale and serves the cross terms of training only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmebm.kernels import ops
+from mmebm.kernels.reference.noise import REPARAMETERISATION
+from mmebm.networks import MLPEncoder
+from mmebm.posteriors import Diagonal, scale_from
+from mmebm.priors import EnergyPrior, Prior, log_density
+from mmebm.sampling.streams import Stream
+
+from .base import MultimodalVAE, Objective
+from .estimators import estimate
+
+
+class MMVAEPlus(MultimodalVAE):
+    """`private_dim` is the size of every w_m; `private_encoders` give its (loc, raw scale) as `encoders` give z's."""
+
+    def __init__(
+        self,
+        shapes: Mapping[str, Sequence[int]],
+        prior: Prior | EnergyPrior,
+        *,
+        private_dim: int,
+        hidden: Sequence[int] = (400,),
+        private_encoders: Mapping[str, nn.Module] | None = None,
+        **options: Any,
+    ) -> None:
+        if private_dim < 1:
+            raise ValueError(f"private_dim: expected >= 1, got {private_dim}; without private latents use MMVAE")
+        self._private_dim = private_dim
+        super().__init__(shapes, prior, hidden=hidden, **options)
+        self.private_encoders = nn.ModuleDict(
+            private_encoders or {m: MLPEncoder(s, private_dim, hidden) for m, s in self.shapes.items()}
+        )
+        self.auxiliary = nn.Parameter(torch.zeros(len(self.modalities), private_dim))  # raw scales of r_n
+
+    @property
+    def decoder_dim(self) -> int:
+        return self.prior.dim + self._private_dim
+
+    def private_posterior(self, inputs: Mapping[str, Tensor]) -> Diagonal:
+        """q_m(w_m | x_m) for every modality: [M, B, d_w]."""
+        outputs = [self.private_encoders[m](inputs[m]) for m in self.modalities]
+        loc, raw = (torch.stack(each) for each in zip(*outputs, strict=True))
+        return Diagonal(loc, scale_from(self.posterior_law, raw), self.posterior_law)
+
+    def auxiliary_scale(self) -> Tensor:
+        """The scales of r_n: [M, d_w]."""
+        return scale_from(self.posterior_law, self.auxiliary)
+
+    def _private_noise(self, steps: int, rows: int, rng: Tensor) -> Tensor:
+        """Standard draws [steps, rows, d_w] of the private latents' law."""
+        return ops.draw(rng, steps, rows, self._private_dim, law=self.posterior_law, purpose=REPARAMETERISATION)
+
+    def decoder_inputs(self, z: Tensor, seed: int) -> dict[str, Tensor]:
+        count = len(self.modalities)
+        w = self._private_noise(count, len(z), Stream(seed, device=z.device).take(count))  # p(w): [M, N, d_w]
+        return {m: torch.cat((w[i], z), -1) for i, m in enumerate(self.modalities)}
+
+    def objective(self, inputs: Mapping[str, Tensor], stream: Stream, *, energy_weight: float = 1.0) -> Objective:
+        rows, experts, samples = self.check_batch(inputs, complete=True), len(self.modalities), self.samples
+        q, q_w = self.posterior(inputs), self.private_posterior(inputs)
+        z = q.rsample(samples, stream)  # [K, M, B, d_z]
+        w = q_w.rsample(samples, stream)  # [K, M, B, d_w]
+        cross = experts * samples * experts
+        noise = self._private_noise(cross, rows, stream.take(cross)).view(experts, samples, experts, rows, -1)
+
+        held_q, held_q_w = (q.detach(), q_w.detach()) if self.estimator == "dreg" else (q, q_w)
+        log_q, log_q_w = held_q.log_prob(z), held_q_w.log_prob(w)  # [K, M, B]
+        log_p, energy = self.log_prior(z, energy_weight)
+        log_p_w = log_density(self.posterior_law, w, 0.0, torch.ones_like(w[0, 0, 0]))
+
+        log_x = {}
+        for n, name in enumerate(self.modalities):
+            own = (torch.arange(experts, device=z.device) == n).view(-1, 1, 1)
+            w_n = torch.where(own, w, noise[n] * self.auxiliary_scale()[n])  # own w_n for m = n, else w~_n
+            u = torch.cat((w_n, z), -1).flatten(0, 2)
+            log_x[name] = self.log_likelihood(name, inputs[name], u, z.shape[:3])
+
+        kl = log_q - log_p + log_q_w - log_p_w
+        log_w = sum(self.rescale[n] * log_x[n] for n in self.modalities) - self.beta * kl
+        surrogate, value, weights = estimate(log_w, self.estimator, [z, w])
+        metrics = self.measured(q, log_x, log_q - log_p - energy_weight * energy, energy)
+        return Objective(
+            loss=-surrogate.mean(),
+            value=value.mean(),
+            z=z.detach(),
+            weights=weights / (experts * rows),
+            metrics=metrics | {"kl_private": (log_q_w - log_p_w).detach().mean()},
+        )

@@ -1,0 +1,52 @@
+"""Where noise comes from: (seed, offset, first chain) triples and the bookkeeping of offsets."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mmebm.kernels.reference.noise import CHOICE, words
+
+
+def fresh_seed(device: torch.device | str = "cpu", generator: torch.Generator | None = None) -> Tensor:
+    """A seed int64 [] drawn on `device` from `generator`, by default torch's own, so that manual_seed reproduces."""
+    return torch.randint(-(1 << 63), (1 << 63) - 1, (), dtype=torch.int64, device=device, generator=generator)
+
+
+def rng_state(
+    seed: int | Tensor | None,
+    offset: int = 0,
+    first_chain: int = 0,
+    *,
+    device: torch.device | str = "cpu",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """int64 [3] = (seed, offset, first chain) on `device`; seeds are taken as 64-bit two's complement."""
+    if seed is not None and generator is not None:
+        raise ValueError("seed, generator: expected at most one of them, got both")
+    if seed is None:
+        seed = fresh_seed(device, generator)
+    if isinstance(seed, Tensor):
+        return torch.stack((seed.to(torch.int64).reshape(()), seed.new_tensor(offset), seed.new_tensor(first_chain)))
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"seed: expected an integer or None, got {seed!r}")
+    signed = (seed + (1 << 63)) % (1 << 64) - (1 << 63)
+    return torch.tensor([signed, offset, first_chain], dtype=torch.int64, device=device)
+
+
+def choose(rng: Tensor, rows: int, n: int) -> Tensor:
+    """One of 0..n-1 for each row, uniformly: int64 [rows]."""
+    return words(rng, 1, rows, 1, CHOICE)[0, :, 0, 0] * n >> 32
+
+
+class Stream:
+    """A seed and an offset that only moves forward: two takes never share noise."""
+
+    def __init__(self, seed: int, offset: int = 0, device: torch.device | str = "cpu", first_chain: int = 0) -> None:
+        self.seed, self.offset, self.device, self.first_chain = seed, offset, device, first_chain
+
+    def take(self, steps: int) -> Tensor:
+        """The rng state for the next `steps` steps, which are then used up."""
+        rng = rng_state(self.seed, self.offset, self.first_chain, device=self.device)
+        self.offset += steps
+        return rng

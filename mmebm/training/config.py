@@ -1,0 +1,191 @@
+"""What a run is made of. Unknown keys, wrong types and impossible values are refused with the key's name."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+Law = Literal["laplace", "normal"]
+Activation = Literal["silu", "gelu", "gelu_tanh", "leaky_relu", "relu", "softplus", "tanh", "elu"]
+Fraction = Field(ge=0.0, le=1.0)
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(_Section):
+    """`options` go to the dataset: `size`, `seed`, .."""
+
+    name: str = "digits"
+    options: dict[str, Any] = {}
+
+
+class ModelConfig(_Section):
+    """One model. `likelihood_scales` and `rescale` (lambda_m) name modalities; others take `likelihood_scale` and 1."""
+
+    name: Literal["mmvae", "mmvaeplus"] = "mmvaeplus"
+    latent_dim: PositiveInt = 16
+    private_dim: PositiveInt | None = 16
+    posterior: Law = "laplace"
+    likelihood: Literal["laplace", "normal", "bernoulli"] = "laplace"
+    likelihood_scale: PositiveFloat = 0.75
+    likelihood_scales: dict[str, PositiveFloat] = {}
+    rescale: dict[str, PositiveFloat] = {}
+    hidden: tuple[PositiveInt, ...] = (400,)
+    samples: PositiveInt = 1
+    estimator: Literal["elbo", "iwae", "dreg"] = "elbo"
+    beta: PositiveFloat = 1.0
+
+    @model_validator(mode="after")
+    def _private(self) -> ModelConfig:
+        if self.name == "mmvaeplus" and self.private_dim is None:
+            raise ValueError("private_dim: mmvaeplus takes an integer >= 1")
+        return self
+
+
+class PriorConfig(_Section):
+    """The prior on z; everything below `name` is for "energy". `steps` and `step_size` are for sampling."""
+
+    name: Literal["laplace", "normal", "energy"] = "energy"
+    reference: Law = "laplace"
+    reference_scale: PositiveFloat | Literal["matched"] = 1.0
+    learn_scale: bool = False
+    hidden: tuple[PositiveInt, ...] = (256, 256)
+    activation: Activation = "silu"
+    slope: float = Field(0.2, ge=0.0)
+    spectral_norm: PositiveFloat | None = 60.0
+    bound: PositiveFloat | None = None
+    grad_clip: PositiveFloat | None = None
+    clamp: tuple[float, float] | None = None
+    steps: PositiveInt = 500
+    step_size: PositiveFloat = 0.2
+
+
+class EnergyTrainConfig(_Section):
+    """The energy's update: chains, optimiser, and what keeps it stable."""
+
+    learning_rate: PositiveFloat = 5e-4
+    betas: tuple[float, float] = (0.5, 0.999)
+    decay: Literal["none", "cosine"] = "cosine"
+    chains: PositiveInt = 512
+    steps: PositiveInt = 20
+    step_size: PositiveFloat = 0.2
+    persistent: bool = True
+    reinitialise: float = Field(0.02, ge=0.0, le=1.0)
+    regularisation: float = Field(0.0, ge=0.0)
+    max_grad_norm: PositiveFloat | None = None
+    every: PositiveInt = 1
+    largest_gap: PositiveFloat = 1e3
+
+
+class TrainConfig(_Section):
+    """`energy_start` and `energy_warmup` count updates: the energy's value enters the encoders' objective from
+    `energy_start` on, growing linearly to its full weight over `energy_warmup`; its own updates begin at `energy_start`.
+    """
+
+    updates: PositiveInt = 2000
+    batch_size: PositiveInt = 128
+    learning_rate: PositiveFloat = 1e-3
+    amsgrad: bool = True
+    decay: Literal["none", "cosine"] = "none"
+    energy_start: int = Field(0, ge=0)
+    energy_warmup: int = Field(0, ge=0)
+    energy_in_objective: bool = True
+    largest_scale: PositiveFloat = 1e3
+    log_every: PositiveInt = 50
+    checkpoint_every: PositiveInt = 1000
+    energy: EnergyTrainConfig = EnergyTrainConfig()
+
+
+class EvaluateConfig(_Section):
+    """Sample sizes and samplers of `mmebm evaluate`."""
+
+    samples: PositiveInt = 2000
+    cross_rows: PositiveInt = 1000
+    mixture_components: PositiveInt = 10
+    mixture_latents: PositiveInt = 20000
+
+
+class Config(_Section):
+    """A whole run."""
+
+    seed: int = 0
+    threads: PositiveInt | None = None
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    prior: PriorConfig = PriorConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+
+class ConfigError(ValueError):
+    """The configuration names something unknown or impossible."""
+
+
+def _explain(error: ValidationError, source: str) -> str:
+    lines = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"]) or "configuration"
+        if item["type"] == "extra_forbidden":
+            section: Any = Config
+            for part in item["loc"][:-1]:
+                section = section.model_fields[str(part)].annotation
+            lines.append(f"{key}: unknown key; known here: {', '.join(section.model_fields)}")
+        else:
+            lines.append(f"{key}: {item['msg']}, got {item['input']!r}")
+    return f"{source}: " + "; ".join(lines)
+
+
+def parse(values: dict[str, Any], source: str = "configuration") -> Config:
+    """A `Config` from nested dictionaries; `ConfigError` names every bad key and what it takes."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, source)) from None
+
+
+def presets() -> list[str]:
+    """Names of the presets in the package."""
+    folder = resources.files("mmebm") / "presets"
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def _overridden(values: dict[str, Any], assignment: str) -> None:
+    key, equals, text = assignment.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {assignment!r}: expected key=value, as in train.updates=500")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = None if text.strip() == "none" else text.strip()
+    *sections, leaf = key.strip().split(".")
+    for name in sections:
+        values = values.setdefault(name, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"--set {assignment!r}: {name!r} is a value, not a section")
+    values[leaf] = value
+
+
+def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """From a preset's name, a TOML file or a run's config.json; `overrides` are "key=value" with dotted keys."""
+    if isinstance(source, str) and source in presets():
+        text, name = (resources.files("mmebm") / "presets" / f"{source}.toml").read_text(), f"preset {source}"
+    else:
+        path = Path(source)
+        if not path.is_file():
+            raise ConfigError(f"{source}: no such file, nor a preset (presets: {', '.join(presets())})")
+        text, name = path.read_text(), str(path)
+    try:
+        values = json.loads(text) if name.endswith(".json") else tomllib.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"{name}: {error}") from None
+    for assignment in overrides:
+        _overridden(values, assignment)
+    return parse(values, name)

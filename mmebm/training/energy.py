@@ -1,0 +1,149 @@
+"""The energy's update: lower E where the posterior is, raise it where the chains go.
+
+    grad_alpha L = E_{p_alpha}[grad_alpha E] - E_q[grad_alpha E]           (Yuan et al. 2024, eq. for the prior)
+
+Positives are posterior samples with the weights that their energies have in the model's objective; negatives are chains
+from p_0, fresh at every update or persistent (Tieleman 2008) with a share of them restarted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmebm.kernels.reference.noise import CHOICE, words
+from mmebm.priors import EnergyPrior
+from mmebm.sampling.streams import Stream
+
+from .build import build_prior
+from .config import EnergyTrainConfig, PriorConfig
+
+
+class TrainingDiverged(RuntimeError):
+    """Training left the finite or the plausible; what was learnt until then is saved."""
+
+
+def cosine(update: int, total: int, floor: float = 0.01) -> float:
+    """Learning-rate factor from 1 to `floor` over `total` updates."""
+    return floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, update / max(1, total))))
+
+
+class EnergyUpdate:
+    """One Adam over the prior's parameters, its chains and their noise; `total` updates set the decay's length."""
+
+    def __init__(self, prior: EnergyPrior, config: EnergyTrainConfig, stream: Stream, total: int) -> None:
+        self.prior, self.config, self.stream, self.total = prior, config, stream, total
+        parameters = [p for p in prior.parameters() if p.requires_grad]
+        self.optimiser = torch.optim.Adam(parameters, lr=config.learning_rate, betas=config.betas)
+        self.updates = 0
+        self.chains: Tensor | None = None
+
+    def negatives(self) -> Tensor:
+        """[chains, d]: `steps` more steps of the persistent chains, or of fresh ones."""
+        config, count = self.config, self.config.chains
+        start = self._from_reference(count)
+        if config.persistent and self.chains is not None:
+            chosen = words(self.stream.take(1), 1, count, 1, CHOICE)[0, :, 0, 0] < config.reinitialise * 2.0**32
+            start = torch.where(chosen.unsqueeze(1), start, self.chains)
+        rng = self.stream.take(config.steps)
+        z = self.prior.chain(
+            start, steps=config.steps, step_size=config.step_size, seed=rng[0], offset=int(rng[1]), check="off"
+        )
+        if not isinstance(z, Tensor):
+            raise TypeError("a chain without info is a tensor")
+        self.chains = z if config.persistent else None
+        return z
+
+    def _from_reference(self, count: int) -> Tensor:
+        rng = self.stream.take(1)
+        return self.prior.sample_reference(count, seed=int(rng[0]), offset=int(rng[1]))
+
+    def step(self, positives: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
+        """One update from positives [n, d] and their weights [n], which sum to 1 (default uniform)."""
+        config, prior = self.config, self.prior
+        positives = positives.detach().reshape(-1, prior.dim)
+        n = len(positives)
+        weights = positives.new_full((n,), 1.0 / n) if weights is None else weights.detach().reshape(-1)
+        negatives = self.negatives()
+        energies = prior.energy_of(torch.cat((positives, negatives)))
+        e_pos, e_neg = (weights * energies[:n]).sum(), energies[n:].mean()
+        loss = e_pos - e_neg
+        if config.regularisation:
+            squares = energies.square()
+            loss = loss + config.regularisation * ((weights * squares[:n]).sum() + squares[n:].mean())
+        if prior.log_scale.requires_grad:
+            log_p0 = prior.reference_log_prob(torch.cat((positives, negatives)))
+            loss = loss - ((weights * log_p0[:n]).sum() - log_p0[n:].mean())
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        limit = math.inf if config.max_grad_norm is None else config.max_grad_norm
+        norm = torch.nn.utils.clip_grad_norm_(self.optimiser.param_groups[0]["params"], limit)
+        factor = cosine(self.updates, self.total) if config.decay == "cosine" else 1.0
+        self.optimiser.param_groups[0]["lr"] = config.learning_rate * factor
+        self.optimiser.step()
+        self.updates += 1
+        return {
+            "energy_positive": e_pos.detach(),
+            "energy_negative": e_neg.detach(),
+            "energy_gap": (e_pos - e_neg).detach(),
+            "energy_grad_norm": norm,
+            "chain_scale": negatives.square().mean().sqrt(),
+        }
+
+    def state(self) -> dict[str, Any]:
+        """Counters, for a checkpoint; tensors are the optimiser's and `chains`."""
+        return {"updates": self.updates, "offset": self.stream.offset}
+
+
+def match_reference(prior: EnergyPrior, z: Tensor) -> None:
+    """Set p_0's scale to the maximum-likelihood one of z [n, d] (location 0)."""
+    spread = z.abs().mean(0) if prior.reference == "laplace" else z.square().mean(0).sqrt()
+    with torch.no_grad():
+        prior.log_scale.copy_(spread.clamp_min(1e-6).log())
+
+
+def fit_energy_prior(
+    z: Tensor,
+    *,
+    prior: PriorConfig | None = None,
+    train: EnergyTrainConfig | None = None,
+    updates: int = 3000,
+    batch_size: int = 512,
+    seed: int = 0,
+    progress: Callable[[int, dict[str, float]], None] | None = None,
+    log_every: int = 100,
+) -> EnergyPrior:
+    """Fit an energy-based prior to latents z [n, d] of a frozen posterior, or anybody's latents.
+
+    Every update takes `batch_size` rows of z as positives. `progress(update, metrics)` is called every `log_every`
+    updates. Errors: ValueError for empty, non-finite or misshapen z; RuntimeError when the fit diverges.
+    """
+    if not isinstance(z, Tensor) or z.dim() != 2 or len(z) < 1:
+        raise ValueError(f"z: expected latents [n, d] with n >= 1, got {getattr(z, 'shape', type(z).__name__)}")
+    if not bool(torch.isfinite(z).all()):
+        raise ValueError(f"z: expected finite numbers, got {int((~torch.isfinite(z)).any(1).sum())} rows that are not")
+    z = z.detach().float()
+    prior = prior or PriorConfig()
+    train = train or EnergyTrainConfig()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        fitted = build_prior(prior.model_copy(update={"name": "energy"}), z.shape[1])
+    if not isinstance(fitted, EnergyPrior):
+        raise TypeError("prior: expected the configuration of an energy prior")
+    if prior.reference_scale == "matched":
+        match_reference(fitted, z)
+    update = EnergyUpdate(fitted, train, Stream(seed, device=z.device), updates)
+    rows = torch.Generator().manual_seed(seed)
+    for i in range(1, updates + 1):
+        metrics = update.step(z[torch.randint(len(z), (min(batch_size, len(z)),), generator=rows)])
+        if i % log_every == 0 or i == updates:
+            values = {name: float(value) for name, value in metrics.items()}
+            if not all(map(math.isfinite, values.values())) or abs(values["energy_gap"]) > train.largest_gap:
+                raise TrainingDiverged(f"the energy diverged at update {i}: {values}")
+            if progress is not None:
+                progress(i, values)
+    return fitted.eval()

@@ -1,0 +1,177 @@
+"""The variational scheme: encoders and decoders first, the energy second, on the same posterior samples.
+
+For every batch: (1) z ~ q(z|X), reparameterised; (2) one Adam step of encoders and decoders on the model's objective,
+in which E's value enters through z while its parameters stand still; (3) chains towards p_alpha; (4) one Adam step of E
+with the samples of (1), detached, as positives. Order as in Cui and Han (ICCV 2023), the same group's public code.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmebm.data import MultimodalDataset
+from mmebm.models import MultimodalVAE
+from mmebm.priors import EnergyPrior
+from mmebm.sampling.streams import Stream
+
+from .build import build_model
+from .config import Config
+from .energy import EnergyUpdate, TrainingDiverged, cosine
+from .run import Run
+
+Progress = Callable[[int, dict[str, float]], None]
+
+
+def batches(rows: int, batch_size: int, seed: int, start: int = 0) -> Iterator[Tensor]:
+    """Row indices of update `start`, start + 1, ..: every epoch a fresh permutation, incomplete last batches dropped."""
+    size = min(batch_size, rows)
+    per_epoch = rows // size
+    for epoch in range(start // per_epoch, 1 << 62):
+        order = torch.randperm(rows, generator=torch.Generator().manual_seed((seed * 1_000_003 + epoch) % (1 << 63)))
+        for i in range(start % per_epoch if epoch == start // per_epoch else 0, per_epoch):
+            yield order[i * size : (i + 1) * size]
+
+
+class Trainer:
+    """A model, its two optimisers and its noise; `update` makes one step of both."""
+
+    def __init__(self, model: MultimodalVAE, config: Config, device: torch.device | str = "cpu") -> None:
+        self.model, self.config = model.train(), config
+        train = config.train
+        self.parameters = model.model_parameters()
+        self.optimiser = torch.optim.Adam(self.parameters, lr=train.learning_rate, amsgrad=train.amsgrad)
+        self.stream = Stream(config.seed, device=device)
+        self.energy: EnergyUpdate | None = None
+        if isinstance(model.prior, EnergyPrior):
+            # A stream of its own: the model's noise is the same whether or not an energy is trained beside it.
+            total = max(1, (train.updates - train.energy_start) // train.energy.every)
+            self.energy = EnergyUpdate(model.prior, train.energy, Stream(~config.seed, device=device), total)
+        self.updates = 0
+
+    def energy_weight(self) -> float:
+        """What E's value counts in the encoders' objective at this update."""
+        train = self.config.train
+        if not train.energy_in_objective or self.updates < train.energy_start:
+            return 0.0
+        return min(1.0, (self.updates - train.energy_start + 1) / max(1, train.energy_warmup))
+
+    def update(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        train = self.config.train
+        objective = self.model.objective(inputs, self.stream, energy_weight=self.energy_weight())
+        self.optimiser.zero_grad(set_to_none=True)
+        objective.loss.backward()
+        norms = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        factor = cosine(self.updates, train.updates) if train.decay == "cosine" else 1.0
+        self.optimiser.param_groups[0]["lr"] = train.learning_rate * factor
+        self.optimiser.step()
+        metrics = {"loss": objective.loss.detach(), "objective": objective.value, "grad_norm": norms} | objective.metrics
+        if self.energy is not None and self.updates >= train.energy_start and self.updates % train.energy.every == 0:
+            metrics |= self.energy.step(objective.z, objective.weights)
+        self.updates += 1
+        return metrics
+
+    def check(self, metrics: dict[str, float]) -> None:
+        """Raises `TrainingDiverged` with the quantity that left its range."""
+        train = self.config.train
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                raise TrainingDiverged(f"update {self.updates}: {name} is {value}")
+        for name, limit in (("posterior_scale", train.largest_scale), ("chain_scale", train.largest_scale), ("energy_gap", train.energy.largest_gap)):
+            if abs(metrics.get(name, 0.0)) > limit:
+                raise TrainingDiverged(
+                    f"update {self.updates}: {name} is {metrics[name]:.4g}, over {limit:g}. The energy outruns p_0 or the chains: "
+                    "hold it with prior.spectral_norm or prior.bound, lower train.energy.learning_rate or regularise it"
+                )
+
+    # Checkpoints: tensors and counters, never pickles.
+
+    def tensors(self) -> dict[str, Tensor]:
+        tensors = _optimiser_tensors("model", self.optimiser)
+        if self.energy is not None:
+            tensors |= _optimiser_tensors("energy", self.energy.optimiser)
+            if self.energy.chains is not None:
+                tensors["chains"] = self.energy.chains
+        return tensors
+
+    def counters(self) -> dict[str, Any]:
+        energy = {} if self.energy is None else {"energy": self.energy.state()}
+        return {"updates": self.updates, "offset": self.stream.offset} | energy
+
+    def restore(self, tensors: dict[str, Tensor], counters: dict[str, Any]) -> None:
+        self.updates, self.stream.offset = counters["updates"], counters["offset"]
+        _load_optimiser("model", self.optimiser, tensors)
+        if self.energy is not None:
+            self.energy.updates, self.energy.stream.offset = counters["energy"]["updates"], counters["energy"]["offset"]
+            _load_optimiser("energy", self.energy.optimiser, tensors)
+            self.energy.chains = tensors.get("chains")
+
+
+def _optimiser_tensors(name: str, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    state = optimiser.state_dict()["state"]
+    return {f"{name}.{i}.{key}": value for i, entry in state.items() for key, value in entry.items()}
+
+
+def _load_optimiser(name: str, optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    whole = optimiser.state_dict()
+    for key, value in tensors.items():
+        owner, _, rest = key.partition(".")
+        if owner == name:
+            index, _, field = rest.partition(".")
+            whole["state"].setdefault(int(index), {})[field] = value
+    optimiser.load_state_dict(whole)
+
+
+def train(
+    config: Config,
+    data: MultimodalDataset,
+    run_folder: Path | str,
+    *,
+    resume: bool = False,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> MultimodalVAE:
+    """Trains the configured model on `data` and leaves weights, state and metrics in `run_folder`.
+
+    `resume` continues the run found there, bit for bit on the same machine. Errors: FileExistsError for a folder in
+    use, TrainingDiverged (after a checkpoint) when a quantity leaves its range.
+    """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    model = build_model(config, data.shapes)
+    trainer = Trainer(model, config)
+    if resume:
+        run = Run.open(run_folder)
+        trainer.restore(*run.restore(model))
+        run.keep_rows_until(trainer.updates)
+    else:
+        run = Run.create(run_folder, config, data.shapes, force=force)
+    settings = config.train
+    began, counted = time.perf_counter(), trainer.updates
+    for index in batches(len(data), settings.batch_size, config.seed, trainer.updates):
+        if trainer.updates >= settings.updates:
+            break
+        metrics = trainer.update(data.batch(index))
+        done = trainer.updates
+        if done % settings.log_every == 0 or done == settings.updates:
+            row = {name: float(value) for name, value in metrics.items()}
+            rate = (done - counted) / (time.perf_counter() - began)
+            began, counted = time.perf_counter(), done
+            run.log({"update": done, **row, "updates_per_second": round(rate, 3)})
+            try:
+                trainer.check(row)
+            except TrainingDiverged:
+                run.save(model, trainer.tensors(), trainer.counters())
+                raise
+            if progress is not None:
+                progress(done, row | {"updates_per_second": rate})
+        if done % settings.checkpoint_every == 0:
+            run.save(model, trainer.tensors(), trainer.counters())
+    run.save(model, trainer.tensors(), trainer.counters())
+    return model.eval()

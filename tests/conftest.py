@@ -1,0 +1,116 @@
+"""Shared fixtures, and the rule that CI skips nothing silently: see allowed_skips.toml."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mmebm.kernels import native
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "firefox")
+
+CONDITIONS: dict[str, Callable[[], bool]] = {
+    "no_gpu": lambda: not torch.cuda.is_available(),
+    "no_data": lambda: "MMEBM_DATA_DIR" not in os.environ,
+    "no_browser": lambda: not any(map(shutil.which, BROWSERS)),
+    "no_native": lambda: not native.available(),
+}
+
+_skips = pytest.StashKey[list[tuple[str, str]]]()
+_refused = pytest.StashKey[list[tuple[str, str]]]()
+
+
+def allowed_reasons(path: Path) -> frozenset[str]:
+    """The skip reasons whose condition holds in this environment."""
+    table = tomllib.loads(path.read_text())
+    if unknown := set(table) - set(CONDITIONS):
+        raise ValueError(f"{path.name}: expected conditions among {sorted(CONDITIONS)}, got {sorted(unknown)}")
+    return frozenset(reason for name, entry in table.items() if CONDITIONS[name]() for reason in entry["reasons"])
+
+
+class _SkipRecorder:
+    def __init__(self, config: pytest.Config) -> None:
+        self.skips = config.stash[_skips]
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._record(report)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        self._record(report)
+
+    def _record(self, report: pytest.TestReport | pytest.CollectReport) -> None:
+        if report.skipped and not hasattr(report, "wasxfail"):
+            reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+            self.skips.append((report.nodeid, reason.removeprefix("Skipped: ")))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if os.environ.get("MMEBM_STRICT_SKIPS") == "1":
+        config.stash[_skips] = []
+        config.pluginmanager.register(_SkipRecorder(config))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if _skips not in session.config.stash:
+        return
+    allowed = allowed_reasons(Path(__file__).with_name("allowed_skips.toml"))
+    refused = [(test, reason) for test, reason in session.config.stash[_skips] if reason not in allowed]
+    session.config.stash[_refused] = refused
+    if refused and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if refused := config.stash.get(_refused, []):
+        terminalreporter.section("skips this environment does not allow (tests/allowed_skips.toml)", red=True)
+        for test, reason in refused:
+            terminalreporter.line(f"{test}: {reason}", red=True)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of downloaded datasets; a test that asks for it skips where MMEBM_DATA_DIR is not set."""
+    if "MMEBM_DATA_DIR" not in os.environ:
+        pytest.skip("MMEBM_DATA_DIR is not set")
+    path = Path(os.environ["MMEBM_DATA_DIR"])
+    if not path.is_dir():
+        pytest.fail(f"MMEBM_DATA_DIR: expected a folder, got {path}")
+    return path
+
+
+@pytest.fixture
+def poisoned_empty(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Uninitialised floating tensors hold NaN: a kernel that leaves an element unwritten shows it."""
+
+    def poisoned(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        def empty(*args: Any, **kwargs: Any) -> torch.Tensor:
+            out = function(*args, **kwargs)
+            if out.is_floating_point() or out.is_complex():
+                with torch.no_grad():
+                    out.fill_(float("nan"))
+            return out
+
+        return empty
+
+    for owner, name in (
+        (torch, "empty"),
+        (torch, "empty_like"),
+        (torch, "empty_strided"),
+        (torch.Tensor, "new_empty"),
+        (torch.Tensor, "new_empty_strided"),
+    ):
+        monkeypatch.setattr(owner, name, poisoned(getattr(owner, name)))
+    yield
