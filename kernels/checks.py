@@ -62,9 +62,7 @@ def network(
     one_of("activation", activation, tuple(ACTIVATIONS))
     positive("bound", bound)
     if not weights or len(weights) != len(biases):
-        raise ValueError(
-            f"weights, biases: expected equally many, at least one, got {len(weights)} and {len(biases)}"
-        )
+        raise ValueError(f"weights, biases: expected equally many, at least one, got {len(weights)} and {len(biases)}")
     width = z.shape[1]
     for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
         out = 1 if i == len(weights) - 1 else None
@@ -102,5 +100,6 @@ def experts(z: Tensor, loc: Tensor, scale: Tensor, present: Tensor, law: str) ->
         raise ValueError(f"loc: expected 1 to {MAX_EXPERTS} experts, got {len(loc)}")
     if present.dtype != torch.int64 or present.shape != z.shape[-2:-1] or present.device != z.device:
         raise ValueError(
-            f"present: expected an int64 bitmask [{z.shape[-2]}] on {z.device}, got {_shape(present)} on {present.device}"
+            f"present: expected an int64 bitmask [{z.shape[-2]}] on {z.device}, "
+            f"got {_shape(present)} on {present.device}"
         )

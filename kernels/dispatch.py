@@ -15,6 +15,7 @@ PRECISIONS = ("fp32", "bf16x3", "bf16w2", "tf32", "bf16")
 # What each compiled backend implements; the reference implements everything.
 CPU_OPERATORS = frozenset({"draw"})
 
+_MODULES = {"reference": reference, "cpu": native}
 _PREFERENCE = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference")}
 
 
@@ -35,17 +36,24 @@ def unsupported(backend: str, operator: str, device: torch.device, dtype: torch.
     raise ValueError(f"backend: expected 'auto' or one of {', '.join(BACKENDS)}, got {backend!r}")
 
 
-def select(backend: str, operator: str, device: torch.device, dtype: torch.dtype = torch.float32) -> ModuleType:
-    """The module that serves the call. `MMEBM_BACKEND` stands in for "auto"."""
+def choose(backend: str, operator: str, device: torch.device, dtype: torch.dtype) -> str:
+    """The name of the backend that serves the call. `MMEBM_BACKEND` stands in for "auto"."""
     source = "backend"
-    if backend == "auto" and (chosen := os.environ.get("MMEBM_BACKEND", "auto")) != "auto":
-        backend, source = chosen, "MMEBM_BACKEND"
+    if backend == "auto" and (wanted := os.environ.get("MMEBM_BACKEND", "auto")) != "auto":
+        backend, source = wanted, "MMEBM_BACKEND"
+    if backend not in ("auto", *BACKENDS):
+        raise ValueError(f"{source}: expected 'auto' or one of {', '.join(BACKENDS)}, got {backend!r}")
     if backend == "auto":
         order = _PREFERENCE.get(device.type, ("reference",))
-        backend = next(name for name in order if unsupported(name, operator, device, dtype) is None)
-    elif reason := unsupported(backend, operator, device, dtype):
+        return next(name for name in order if unsupported(name, operator, device, dtype) is None)
+    if reason := unsupported(backend, operator, device, dtype):
         raise ValueError(f"{source}={backend!r} cannot serve mmebm::{operator}: {reason}")
-    return native if backend == "cpu" else reference
+    return backend
+
+
+def select(backend: str, operator: str, device: torch.device, dtype: torch.dtype = torch.float32) -> ModuleType:
+    """The module that serves the call."""
+    return _MODULES[choose(backend, operator, device, dtype)]
 
 
 def precision(requested: str) -> str:

@@ -98,8 +98,13 @@ def _draw(
 
 
 @_fake("draw")
-def _(rng: Tensor, steps: int, rows: int, dim: int, law: str, purpose: int, scale: Tensor | None, backend: str) -> Tensor:
+def _(
+    rng: Tensor, steps: int, rows: int, dim: int, law: str, purpose: int, scale: Tensor | None, backend: str
+) -> Tensor:
     return torch.empty(steps, rows, dim, device=rng.device)
+
+
+_sampler("draw")
 
 
 def draw(
@@ -137,7 +142,9 @@ def _energy(
 ) -> Tensor:
     checks.network(z, weights, biases, activation, bound)
     dispatch.precision(precision)
-    return dispatch.select(backend, "energy", z.device, z.dtype).energy(z, MLP(weights, biases, activation, slope, bound))
+    return dispatch.select(backend, "energy", z.device, z.dtype).energy(
+        z, MLP(weights, biases, activation, slope, bound)
+    )
 
 
 @_fake("energy")
@@ -223,9 +230,7 @@ def energy(
     backend: str = "auto",
 ) -> Tensor:
     """E(z) of an MLP: [B, d] -> [B], as c tanh(E / c) where `bound` c is given. Differentiable in z and parameters."""
-    return torch.ops.mmebm.energy(
-        z, list(weights), list(biases), activation, slope, bound, precision or "", backend
-    )
+    return torch.ops.mmebm.energy(z, list(weights), list(biases), activation, slope, bound, precision or "", backend)
 
 
 @_implement("energy_and_grad")
@@ -303,7 +308,7 @@ def _langevin(
     net = MLP(weights, biases, activation, slope, bound)
     hold = Constraints(reference, reference_scale, grad_clip, lower, upper)
     implementation = dispatch.select(backend, "langevin", z.device, z.dtype)
-    return tuple(implementation.langevin(z, net, coefficients, rng, hold, record_every, statistics))
+    return tuple(implementation.langevin(z.contiguous(), net, coefficients, rng, hold, record_every, statistics))
 
 
 @_fake("langevin")
@@ -396,7 +401,7 @@ def _langevin_update(
     hold = Constraints(reference, reference_scale, grad_clip, lower, upper)
     _check_update(z, grad, coefficients, rng, step, hold)
     implementation = dispatch.select(backend, "langevin_update", z.device, z.dtype)
-    return implementation.langevin_update(z, grad, coefficients, rng, step, hold)
+    return implementation.langevin_update(z.contiguous(), grad.contiguous(), coefficients, rng, step, hold)
 
 
 @_fake("langevin_update")
@@ -434,7 +439,7 @@ def langevin_update(
 def _mixture_log_prob(z: Tensor, loc: Tensor, scale: Tensor, present: Tensor, law: str, backend: str) -> Tensor:
     checks.experts(z, loc, scale, present, law)
     implementation = dispatch.select(backend, "mixture_log_prob", z.device, z.dtype)
-    return implementation.mixture_log_prob(z, loc, scale, present, law)
+    return implementation.mixture_log_prob(z.contiguous(), loc.contiguous(), scale.contiguous(), present, law)
 
 
 @_fake("mixture_log_prob")
@@ -449,11 +454,14 @@ def _mixture_log_prob_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     checks.experts(z, loc, scale, present, law)
     implementation = dispatch.select(backend, "mixture_log_prob_backward", z.device, z.dtype)
-    return implementation.mixture_log_prob_backward(g, z, loc, scale, present, law, parameters)
+    dense = (t.contiguous() for t in (g, z, loc, scale))
+    return implementation.mixture_log_prob_backward(*dense, present, law, parameters)
 
 
 @_fake("mixture_log_prob_backward")
-def _(g: Tensor, z: Tensor, loc: Tensor, scale: Tensor, present: Tensor, law: str, parameters: bool, backend: str) -> Any:
+def _(
+    g: Tensor, z: Tensor, loc: Tensor, scale: Tensor, present: Tensor, law: str, parameters: bool, backend: str
+) -> Any:
     shape = loc.shape if parameters else (0,)
     return z.new_empty(z.shape), z.new_empty(shape), z.new_empty(shape)
 
@@ -479,9 +487,7 @@ def _refuse_second(ctx: Any, *grads: Tensor) -> Any:
     raise RuntimeError("mmebm::mixture_log_prob is differentiable once; its gradient has no gradient")
 
 
-torch.library.register_autograd(
-    "mmebm::mixture_log_prob", _mixture_gradient, setup_context=_save_mixture, lib=_library
-)
+torch.library.register_autograd("mmebm::mixture_log_prob", _mixture_gradient, setup_context=_save_mixture, lib=_library)
 torch.library.register_autograd(
     "mmebm::mixture_log_prob_backward", _refuse_second, setup_context=_save_nothing, lib=_library
 )

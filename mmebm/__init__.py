@@ -20,6 +20,7 @@ __all__ = [
     "fit_energy_prior",
     "langevin",
     "load",
+    "load_prior",
     "physics",
     "short_run",
     "train",
@@ -33,4 +34,8 @@ def __getattr__(name: str) -> object:
         from . import training
 
         return getattr(training, name)
+    if name == "load_prior":
+        from .fit import load_prior
+
+        return load_prior
     raise AttributeError(f"module 'mmebm' has no attribute {name!r}")

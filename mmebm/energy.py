@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
@@ -16,8 +16,8 @@ from mmebm.kernels.reference.activations import ACTIVATIONS
 class Network(NamedTuple):
     """What the operators take of an energy: live weights [out, in] and biases [out], the activation and its slope."""
 
-    weights: list[Tensor]
-    biases: list[Tensor]
+    weights: Sequence[Tensor]
+    biases: Sequence[Tensor]
     activation: str
     slope: float
 
@@ -62,7 +62,7 @@ class EnergyMLP(nn.Module):
         if spectral_norm is not None and not spectral_norm > 0:
             raise ValueError(f"spectral_norm: expected a gain > 0 or None, got {spectral_norm}")
         widths = (dim, *hidden, 1)
-        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in zip(widths, widths[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(widths))
         self.dim, self.activation, self.slope, self.gain = dim, activation, slope, spectral_norm
         if spectral_norm is not None:
             for layer in self.layers:
@@ -70,10 +70,11 @@ class EnergyMLP(nn.Module):
 
     def network(self) -> Network:
         """Weights as they are now; parametrizations are evaluated once per call of this."""
-        weights = [layer.weight for layer in self.layers]
+        linears = [layer for layer in self.layers if isinstance(layer, nn.Linear)]
+        weights = [layer.weight for layer in linears]
         if self.gain is not None:
             weights[-1] = weights[-1] * self.gain
-        return Network(weights, [layer.bias for layer in self.layers], self.activation, self.slope)
+        return Network(weights, [layer.bias for layer in linears], self.activation, self.slope)
 
     def forward(self, z: Tensor) -> Tensor:
         """[.., d] -> [..]."""
@@ -103,23 +104,35 @@ def _flatten(sequence: nn.Sequential) -> Iterator[nn.Module]:
             yield module
 
 
+def _altered(module: nn.Module) -> bool:
+    """Whether calling `module` does more than its weights tell: by hooks, or by a forward of its own."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    kinds = (kind for kind in (EnergyMLP, nn.Sequential, nn.Linear) if isinstance(module, kind))
+    return any(hooks) or "forward" in vars(module) or any(type(module).forward is not k.forward for k in kinds)
+
+
 def recognise(energy: Any) -> Network | str:
     """The network of an `EnergyMLP` or of an `nn.Sequential` of Linear and one activation; else the reason why not."""
+    if not isinstance(energy, EnergyMLP | nn.Sequential):
+        return f"{type(energy).__name__} is no EnergyMLP or nn.Sequential"
+    for module in energy.modules():
+        if _altered(module):
+            return f"{type(module).__name__} has hooks or a forward of its own"
     if isinstance(energy, EnergyMLP):
         return energy.network()
-    if not isinstance(energy, nn.Sequential):
-        return f"{type(energy).__name__} is no EnergyMLP or nn.Sequential"
     modules = list(_flatten(energy))
-    linears, activations = modules[::2], modules[1::2]
+    activations = modules[1::2]
     found = set()
     for module in activations:
         known = _RECOGNISED.get(type(module), lambda _: None)(module)
         if known is None:
             return f"{module} is not a supported activation"
         found.add(known)
-    for module in linears:
+    linears = []
+    for module in modules[::2]:
         if not isinstance(module, nn.Linear):
             return f"{module} stands where a Linear is expected"
+        linears.append(module)
     if len(linears) != len(activations) + 1 or linears[-1].out_features != 1:
         return "its last layer is not a Linear with one output"
     if len(found) > 1:

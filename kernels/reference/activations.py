@@ -89,9 +89,7 @@ ACTIVATIONS: dict[str, Activation] = {
         lambda x, slope: _below_zero(x, torch.full_like(x, slope), 1.0),
         lambda x, _: torch.zeros_like(x),
     ),
-    "relu": Activation(
-        lambda x, _: F.relu(x), lambda x, _: (x > 0).to(x.dtype), lambda x, _: torch.zeros_like(x)
-    ),
+    "relu": Activation(lambda x, _: F.relu(x), lambda x, _: (x > 0).to(x.dtype), lambda x, _: torch.zeros_like(x)),
     "softplus": Activation(lambda x, _: F.softplus(x), _softplus_first, _softplus_second),
     "tanh": Activation(lambda x, _: torch.tanh(x), lambda x, _: 1.0 - torch.tanh(x) ** 2, _tanh_second),
     "elu": Activation(

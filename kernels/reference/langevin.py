@@ -57,12 +57,10 @@ def _step(z: Tensor, grad: Tensor, eps: Tensor, coefficients: Tensor, hold: Cons
     return z
 
 
-def langevin_update(
-    z: Tensor, grad: Tensor, coefficients: Tensor, rng: Tensor, step: int, hold: Constraints
-) -> Tensor:
+def langevin_update(z: Tensor, grad: Tensor, coefficients: Tensor, rng: Tensor, step: int, hold: Constraints) -> Tensor:
     """Step `step` of a chain given dE/dz [B, d] at z."""
     at_step = rng + rng.new_tensor([0, step, 0])
-    eps = draw(at_step, 1, *z.shape, "normal", CHAIN_NOISE)[0].to(z.dtype)
+    eps = draw(at_step, 1, z.shape[0], z.shape[1], "normal", CHAIN_NOISE)[0].to(z.dtype)
     return _step(z, grad, eps, coefficients[step], hold)
 
 

@@ -86,9 +86,7 @@ def _to_dims(values: Tensor, dim: int) -> Tensor:
     return blocks.transpose(-3, -2).flatten(-4)[..., :dim]
 
 
-def draw(
-    rng: Tensor, steps: int, rows: int, dim: int, law: str, purpose: int, scale: Tensor | None = None
-) -> Tensor:
+def draw(rng: Tensor, steps: int, rows: int, dim: int, law: str, purpose: int, scale: Tensor | None = None) -> Tensor:
     """Draws float32 [steps, rows, dim], one independent stream per (purpose, step, chain)."""
     x = words(rng, steps, rows, dim, purpose)
     if law == "normal":

@@ -35,7 +35,7 @@ PANELS: dict[str, tuple[tuple[str | tuple[str, str], str], ...]] = {
     "energy": (("E_q", "posterior E_q"), ("E_p", "chains E_p")),
     "energy difference": ((("E_q", "E_p"), "E_q - E_p"),),
     "scale": (("posterior_scale", "posterior"), ("chain_scale", "chains")),
-    "gradient norm": (("grad_norm", "gradient norm"),),
+    "gradient norm": (("grad_norm", "autoencoder"), ("energy_grad_norm", "energy")),
 }
 
 
@@ -189,7 +189,7 @@ def curves(rows: Sequence[Mapping[str, Any]], path: PathLike) -> None:
 
     Args:
         rows: metric rows as read from JSON lines: `step`, and any of `loss`, `E_q`, `E_p` (their difference is drawn
-            too), `posterior_scale`, `chain_scale`, `grad_norm`. Rows need not have all keys.
+            too), `posterior_scale`, `chain_scale`, `grad_norm`, `energy_grad_norm`. Rows need not have all keys.
         path: PNG to write.
 
     Raises:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from mmebm.kernels import checks
 from mmebm.likelihoods import LIKELIHOODS, Likelihood
 from mmebm.networks import MLPDecoder, MLPEncoder
 from mmebm.posteriors import Diagonal, MixtureOfExperts, scale_from
@@ -75,9 +76,7 @@ class MultimodalVAE(nn.Module):
         self.rescale = dict(rescale or dict.fromkeys(self.modalities, 1.0))
         for name, mapping in (("likelihoods", self.likelihoods), ("rescale", self.rescale)):
             self._check_names(name, mapping, complete=True)
-        self.encoders = nn.ModuleDict(
-            encoders or {m: MLPEncoder(s, prior.dim, hidden) for m, s in self.shapes.items()}
-        )
+        self.encoders = nn.ModuleDict(encoders or {m: MLPEncoder(s, prior.dim, hidden) for m, s in self.shapes.items()})
         self.decoders = nn.ModuleDict(
             decoders or {m: MLPDecoder(self.decoder_dim, s, hidden) for m, s in self.shapes.items()}
         )
@@ -113,10 +112,10 @@ class MultimodalVAE(nn.Module):
         """Scalars for the log: log-likelihoods, KL(q || p_0), E_q[E] and the posterior's spread."""
         with torch.no_grad():
             metrics = {f"log_likelihood/{n}": value.mean() for n, value in log_x.items()}
-            metrics |= {"kl_reference": kl_reference.mean(), "energy_posterior": energy.mean()}
+            metrics |= {"kl_reference": kl_reference.mean(), "energy": energy.mean()}
             loc, scale = q.experts.loc, q.experts.scale
             law_variance = 2.0 if self.posterior_law == "laplace" else 1.0
-            spread = (loc.var((0, 1)) + law_variance * scale.square().mean((0, 1))).mean().sqrt()
+            spread = (loc.var((0, 1), correction=0) + law_variance * scale.square().mean((0, 1))).mean().sqrt()
             return metrics | {"posterior_scale": spread}
 
     # Inference -------------------------------------------------------------------------------------------------------
@@ -134,14 +133,15 @@ class MultimodalVAE(nn.Module):
         mean: bool = False,
     ) -> Tensor:  # fmt: skip
         """One draw of q(z | x of `cond_mod`) per row, [B, d]; with several modalities an expert is chosen per row."""
+        self._check_names("inputs", inputs)
         names = self._names("cond_mod", cond_mod, default=[m for m in self.modalities if m in inputs])
         missing = [m for m in names if m not in inputs]
         if missing:
             raise ValueError(f"inputs: expected the modalities of cond_mod, missing {', '.join(missing)}")
         mixture = self.posterior({m: inputs[m] for m in names})
-        stream = Stream(int(rng_state(seed)[0]))
+        stream = Stream(int(rng_state(seed)[0]), device=mixture.experts.loc.device)
         z = mixture.experts.loc if mean else mixture.rsample(1, stream)[0]  # [M, B, d]
-        rows = torch.arange(z.shape[1])
+        rows = torch.arange(z.shape[1], device=z.device)
         return z[choose(stream.take(1), len(rows), len(z)), rows]
 
     # Generation ------------------------------------------------------------------------------------------------------
@@ -152,6 +152,7 @@ class MultimodalVAE(nn.Module):
     ) -> dict[str, Tensor]:
         """Likelihood means of each modality from z [N, d]; private latents, where the model has them, from p(w)."""
         names = self._names("gen_mod", gen_mod, default=self.modalities)
+        checks.tensor("z", z, (None, self.prior.dim))
         u = self.decoder_inputs(z, int(rng_state(seed)[0]))
         return {m: self.likelihoods[m].mean(self.decoders[m](u[m])) for m in names}
 
@@ -165,9 +166,15 @@ class MultimodalVAE(nn.Module):
         seed: int | None = None,
     ) -> dict[str, Tensor]:  # fmt: skip
         """Joint samples {modality: [N, *shape]} (likelihood means); `steps` of the energy prior's chains."""
+        checks.at_least("n_samples", n_samples, 0)
         seed = int(rng_state(seed)[0])
-        options = {"steps": steps} if isinstance(self.prior, EnergyPrior) else {}
-        return self.decode(self.prior.sample(n_samples, seed=seed, **options), gen_mod, seed=seed)
+        if isinstance(self.prior, EnergyPrior):
+            z = self.prior.sample(n_samples, steps=steps, seed=seed)
+        elif steps is None:
+            z = self.prior.sample(n_samples, seed=seed)
+        else:
+            raise ValueError(f"steps: {type(self.prior).__name__} is drawn without chains")
+        return self.decode(z, gen_mod, seed=seed)
 
     @torch.no_grad()
     def cross_generate(
@@ -184,7 +191,9 @@ class MultimodalVAE(nn.Module):
         names = list(names)
         unknown = [n for n in names if n not in self.shapes]
         if unknown:
-            raise ValueError(f"{argument}: unknown modality {', '.join(unknown)}; this model has {', '.join(self.shapes)}")
+            raise ValueError(
+                f"{argument}: unknown modality {', '.join(unknown)}; this model has {', '.join(self.shapes)}"
+            )
         if complete and (missing := [m for m in self.modalities if m not in names]):
             raise ValueError(f"{argument}: expected every modality, missing {', '.join(missing)}")
 
@@ -196,14 +205,19 @@ class MultimodalVAE(nn.Module):
         return chosen
 
     def check_batch(self, inputs: Mapping[str, Tensor], complete: bool = False) -> int:
-        """The number of rows, once names, shapes and row counts are right."""
+        """The number of rows, once names, types, shapes and row counts are right; `complete`: all modalities, a row."""
         self._check_names("inputs", inputs, complete)
         if not inputs:
             raise ValueError("inputs: expected at least one modality, got none")
+        for m, x in inputs.items():
+            expected = f"inputs[{m!r}]: expected floating [B, {', '.join(map(str, self.shapes[m]))}]"
+            if not isinstance(x, Tensor) or not x.is_floating_point():
+                raise TypeError(f"{expected}, got {x.dtype if isinstance(x, Tensor) else type(x).__name__}")
+            if not x.dim() or tuple(x.shape[1:]) != self.shapes[m]:
+                raise ValueError(f"{expected}, got {list(x.shape)}")
         rows = {m: x.shape[0] for m, x in inputs.items()}
         if len(set(rows.values())) > 1:
             raise ValueError(f"inputs: expected equally many rows in every modality, got {rows}")
-        for m, x in inputs.items():
-            if tuple(x.shape[1:]) != self.shapes[m]:
-                raise ValueError(f"inputs[{m!r}]: expected [B, {', '.join(map(str, self.shapes[m]))}], got {list(x.shape)}")
+        if complete and not all(rows.values()):
+            raise ValueError("inputs: expected at least one row, got none")
         return next(iter(rows.values()))

@@ -1,7 +1,7 @@
 """MMVAE (Shi et al., NeurIPS 2019), the base version of Yuan et al. (ECCV 2024) when the prior is an energy.
 
-    L(X) = (1/M) sum_m E_{z^k ~ q_m} log (1/K) sum_k exp lw_m^k
-    lw_m^k = sum_n lambda_n log p(x_n | z^k) + beta [ log p(z^k) - log (1/M) sum_j q_j(z^k | x_j) ]
+L(X) = (1/M) sum_m E_{z^k ~ q_m} log (1/K) sum_k exp lw_m^k
+lw_m^k = sum_n lambda_n log p(x_n | z^k) + beta [ log p(z^k) - log (1/M) sum_j q_j(z^k | x_j) ]
 """
 
 from __future__ import annotations

@@ -68,7 +68,8 @@ class MMVAEPlus(MultimodalVAE):
 
     def decoder_inputs(self, z: Tensor, seed: int) -> dict[str, Tensor]:
         count = len(self.modalities)
-        w = self._private_noise(count, len(z), Stream(seed, device=z.device).take(count))  # p(w): [M, N, d_w]
+        # `encode` with the same seed has used the first M steps for z: w must not repeat its noise.
+        w = self._private_noise(count, len(z), Stream(seed, count, z.device).take(count))  # p(w): [M, N, d_w]
         return {m: torch.cat((w[i], z), -1) for i, m in enumerate(self.modalities)}
 
     def objective(self, inputs: Mapping[str, Tensor], stream: Stream, *, energy_weight: float = 1.0) -> Objective:

@@ -1,4 +1,4 @@
-"""Encoders and decoders. Any module with the same call serves: encoder(x) -> [B, outputs], decoder(u) -> [R, *shape]."""
+"""Encoders x -> (loc, raw scale), [B, dim] each, and decoders u [R, dim] -> [R, *shape]; any such module serves."""
 
 from .mlp import MLPDecoder, MLPEncoder
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 
 def _layers(widths: Sequence[int]) -> list[nn.Module]:
-    pairs = zip(widths, widths[1:], strict=False)
-    return [module for i, o in pairs for module in (nn.Linear(i, o), nn.ReLU())]
+    return [module for i, o in pairwise(widths) for module in (nn.Linear(i, o), nn.ReLU())]
 
 
 class MLPEncoder(nn.Module):

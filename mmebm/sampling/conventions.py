@@ -30,7 +30,9 @@ class StepSize:
         """The operators' table float32 [steps, 3] = (a, b, 1); one value serves all steps."""
         if len(self.a) not in (1, steps):
             raise ValueError(f"convention: expected 1 or steps={steps} values, got {len(self.a)}")
-        table = torch.tensor([(a, b, 1.0) for a, b in zip(self.a, self.b, strict=True)], dtype=torch.float32, device=device)
+        table = torch.tensor(
+            [(a, b, 1.0) for a, b in zip(self.a, self.b, strict=True)], dtype=torch.float32, device=device
+        )
         return table.expand(steps, 3).contiguous()
 
     def __repr__(self) -> str:
@@ -40,7 +42,10 @@ class StepSize:
 
 
 def _values(name: str, size: Size) -> list[float]:
-    values = torch.as_tensor(size, dtype=torch.float64).reshape(-1).tolist()
+    if isinstance(size, Tensor):
+        values = size.double().reshape(-1).tolist()
+    else:  # by no tensor, so that a call with numbers can be traced
+        values = [float(size)] if isinstance(size, int | float) else [float(v) for v in size]
     if not values or any(not (v > 0 and math.isfinite(v)) for v in values):
         raise ValueError(f"{name}: expected finite step sizes > 0, got {size}")
     return values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -39,22 +40,38 @@ class LangevinInfo:
 def _table(
     steps: int, step_size: Size | None, convention: StepSize | None, coefficients: Tensor | None, device: torch.device
 ) -> Tensor:
-    given = [n for n, v in (("step_size", step_size), ("convention", convention), ("coefficients", coefficients)) if v is not None]
+    given = [
+        n
+        for n, v in (("step_size", step_size), ("convention", convention), ("coefficients", coefficients))
+        if v is not None
+    ]
     if len(given) != 1:
         raise ValueError(f"step_size, convention, coefficients: expected exactly one, got {given or 'none'}")
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
         raise ValueError(f"steps: expected an integer >= 0, got {steps!r}")
-    if coefficients is None:
-        return (short_run(step_size) if convention is None else convention).coefficients(steps, device)  # type: ignore[arg-type]
-    if coefficients.shape != (steps, 3):
-        raise ValueError(f"coefficients: expected float32 [steps={steps}, 3], got {list(coefficients.shape)}")
+    if step_size is not None:
+        convention = short_run(step_size)
+    if convention is not None:
+        if not isinstance(convention, StepSize):
+            raise TypeError(f"convention: expected a StepSize such as physics(eta), got {convention!r}")
+        return convention.coefficients(steps, device)
+    if not isinstance(coefficients, Tensor) or coefficients.shape != (steps, 3):
+        got = list(coefficients.shape) if isinstance(coefficients, Tensor) else type(coefficients).__name__
+        raise ValueError(f"coefficients: expected a tensor [steps={steps}, 3] of (a, b, t), got {got}")
     return coefficients.detach().to(torch.float32)
 
 
 def _scale(reference_scale: float | Tensor, z: Tensor) -> Tensor:
-    scale = torch.as_tensor(reference_scale, dtype=z.dtype, device=z.device).detach()
-    if scale.dim() > 1 or scale.numel() not in (1, z.shape[1]) or not bool((scale > 0).all()):
-        raise ValueError(f"reference_scale: expected numbers > 0, one or [{z.shape[1]}], got {reference_scale}")
+    wrong = f"reference_scale: expected numbers > 0, one or [{z.shape[1]}], got {reference_scale}"
+    if isinstance(reference_scale, int | float):
+        if not (reference_scale > 0 and math.isfinite(reference_scale)):
+            raise ValueError(wrong)
+        return z.new_full((z.shape[1],), reference_scale)
+    scale = torch.as_tensor(reference_scale).detach().to(z)
+    if scale.dim() > 1 or scale.numel() not in (1, z.shape[1]):
+        raise ValueError(wrong)
+    if not torch.compiler.is_compiling() and not bool((scale > 0).all()):
+        raise ValueError(wrong)
     return scale.expand(z.shape[1]).contiguous()
 
 
@@ -63,8 +80,15 @@ def _bounded(e: Tensor, bound: float | None) -> Tensor:
 
 
 def _any_energy(
-    energy: Energy, z: Tensor, coefficients: Tensor, rng: Tensor, bound: float | None, negate: bool,
-    record_every: int, statistics: bool, **hold: object,
+    energy: Energy,
+    z: Tensor,
+    coefficients: Tensor,
+    rng: Tensor,
+    bound: float | None,
+    negate: bool,
+    record_every: int,
+    statistics: bool,
+    **hold: object,
 ) -> Chain:
     """The K-step loop for an energy that is not an MLP: autograd for the gradient, one operator for the update."""
 
@@ -90,7 +114,12 @@ def _any_energy(
             with torch.no_grad():
                 energies.append(value(z))
     kept = torch.stack(states) if states else z.new_empty(0, *z.shape)
-    return Chain(z, kept, torch.stack(energies) if energies else z.new_empty(0, rows), *(totals / max(1, steps)))
+    return Chain(
+        z if steps else z.clone(),
+        kept,
+        torch.stack(energies) if energies else z.new_empty(0, rows),
+        *(totals / max(1, steps)),
+    )
 
 
 def langevin(
@@ -177,6 +206,7 @@ def _explain(lost: int, chain: Chain, table: Tensor, finite: Tensor) -> str:
     norm = chain.grad_norm[finite] if len(chain.grad_norm) else chain.grad_norm
     seen = f", mean |dE/dz| of the finite ones {float(norm.mean()):.4g}" if len(norm) else ""
     return (
-        f"{lost} of {len(chain.z)} chains are not finite after {len(table)} steps (largest a={a:.4g}, b={b:.4g}{seen}). "
+        f"{lost} of {len(chain.z)} chains are not finite after {len(table)} steps "
+        f"(largest a={a:.4g}, b={b:.4g}{seen}). "
         "Take smaller steps, or hold the energy with bound=, grad_clip= or a spectral norm."
     )

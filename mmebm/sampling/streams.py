@@ -27,7 +27,10 @@ def rng_state(
     if seed is None:
         seed = fresh_seed(device, generator)
     if isinstance(seed, Tensor):
-        return torch.stack((seed.to(torch.int64).reshape(()), seed.new_tensor(offset), seed.new_tensor(first_chain)))
+        if seed.numel() != 1 or seed.is_floating_point():
+            raise TypeError(f"seed: expected one integer, got {seed.dtype} {list(seed.shape)}")
+        seed = seed.to(torch.int64).reshape(())
+        return torch.stack((seed, seed.new_tensor(offset), seed.new_tensor(first_chain)))
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise TypeError(f"seed: expected an integer or None, got {seed!r}")
     signed = (seed + (1 << 63)) % (1 << 64) - (1 << 63)

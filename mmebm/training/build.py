@@ -34,7 +34,9 @@ def build_prior(config: PriorConfig, dim: int) -> Prior | EnergyPrior:
     )
 
 
-def _per_modality(name: str, values: Mapping[str, float], default: float, shapes: Mapping[str, object]) -> dict[str, float]:
+def _per_modality(
+    name: str, values: Mapping[str, float], default: float, shapes: Mapping[str, object]
+) -> dict[str, float]:
     unknown = sorted(set(values) - set(shapes))
     if unknown:
         raise ValueError(f"{name}: unknown modality {', '.join(unknown)}; the data has {', '.join(shapes)}")

@@ -86,8 +86,8 @@ class EnergyTrainConfig(_Section):
 
 
 class TrainConfig(_Section):
-    """`energy_start` and `energy_warmup` count updates: the energy's value enters the encoders' objective from
-    `energy_start` on, growing linearly to its full weight over `energy_warmup`; its own updates begin at `energy_start`.
+    """From update `energy_start` on the energy is trained and its value enters the encoders' objective, with a weight
+    that grows linearly to 1 over the next `energy_warmup` updates.
     """
 
     updates: PositiveInt = 2000
@@ -157,7 +157,7 @@ def presets() -> list[str]:
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
 
-def _overridden(values: dict[str, Any], assignment: str) -> None:
+def _assign(values: dict[str, Any], assignment: str) -> None:
     key, equals, text = assignment.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"--set {assignment!r}: expected key=value, as in train.updates=500")
@@ -186,6 +186,11 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
         values = json.loads(text) if name.endswith(".json") else tomllib.loads(text)
     except ValueError as error:
         raise ConfigError(f"{name}: {error}") from None
-    for assignment in overrides:
-        _overridden(values, assignment)
-    return parse(values, name)
+    return overridden(values, overrides, name)
+
+
+def overridden(values: dict[str, Any], assignments: Sequence[str], source: str = "configuration") -> Config:
+    """`values` with "key=value" assignments applied, checked as a whole."""
+    for assignment in assignments:
+        _assign(values, assignment)
+    return parse(values, source)

@@ -1,6 +1,6 @@
 """The energy's update: lower E where the posterior is, raise it where the chains go.
 
-    grad_alpha L = E_{p_alpha}[grad_alpha E] - E_q[grad_alpha E]           (Yuan et al. 2024, eq. for the prior)
+    grad_alpha L = E_{p_alpha}[grad_alpha E] - E_q[grad_alpha E]   (Pang et al. 2020; Yuan et al. 2024)
 
 Positives are posterior samples with the weights that their energies have in the model's objective; negatives are chains
 from p_0, fresh at every update or persistent (Tieleman 2008) with a share of them restarted.
@@ -87,9 +87,9 @@ class EnergyUpdate:
         self.optimiser.step()
         self.updates += 1
         return {
-            "energy_positive": e_pos.detach(),
-            "energy_negative": e_neg.detach(),
-            "energy_gap": (e_pos - e_neg).detach(),
+            "E_q": e_pos.detach(),
+            "E_p": e_neg.detach(),
+            "E_gap": (e_pos - e_neg).detach(),
             "energy_grad_norm": norm,
             "chain_scale": negatives.square().mean().sqrt(),
         }
@@ -142,7 +142,7 @@ def fit_energy_prior(
         metrics = update.step(z[torch.randint(len(z), (min(batch_size, len(z)),), generator=rows)])
         if i % log_every == 0 or i == updates:
             values = {name: float(value) for name, value in metrics.items()}
-            if not all(map(math.isfinite, values.values())) or abs(values["energy_gap"]) > train.largest_gap:
+            if not all(map(math.isfinite, values.values())) or abs(values["E_gap"]) > train.largest_gap:
                 raise TrainingDiverged(f"the energy diverged at update {i}: {values}")
             if progress is not None:
                 progress(i, values)

@@ -30,7 +30,7 @@ Progress = Callable[[int, dict[str, float]], None]
 
 
 def batches(rows: int, batch_size: int, seed: int, start: int = 0) -> Iterator[Tensor]:
-    """Row indices of update `start`, start + 1, ..: every epoch a fresh permutation, incomplete last batches dropped."""
+    """Row indices of updates `start`, start + 1, ..: a permutation an epoch, incomplete last batches dropped."""
     size = min(batch_size, rows)
     per_epoch = rows // size
     for epoch in range(start // per_epoch, 1 << 62):
@@ -71,7 +71,11 @@ class Trainer:
         factor = cosine(self.updates, train.updates) if train.decay == "cosine" else 1.0
         self.optimiser.param_groups[0]["lr"] = train.learning_rate * factor
         self.optimiser.step()
-        metrics = {"loss": objective.loss.detach(), "objective": objective.value, "grad_norm": norms} | objective.metrics
+        metrics = {
+            "loss": objective.loss.detach(),
+            "objective": objective.value,
+            "grad_norm": norms,
+        } | objective.metrics
         if self.energy is not None and self.updates >= train.energy_start and self.updates % train.energy.every == 0:
             metrics |= self.energy.step(objective.z, objective.weights)
         self.updates += 1
@@ -83,11 +87,16 @@ class Trainer:
         for name, value in metrics.items():
             if not math.isfinite(value):
                 raise TrainingDiverged(f"update {self.updates}: {name} is {value}")
-        for name, limit in (("posterior_scale", train.largest_scale), ("chain_scale", train.largest_scale), ("energy_gap", train.energy.largest_gap)):
+        for name, limit in (
+            ("posterior_scale", train.largest_scale),
+            ("chain_scale", train.largest_scale),
+            ("E_gap", train.energy.largest_gap),
+        ):
             if abs(metrics.get(name, 0.0)) > limit:
                 raise TrainingDiverged(
-                    f"update {self.updates}: {name} is {metrics[name]:.4g}, over {limit:g}. The energy outruns p_0 or the chains: "
-                    "hold it with prior.spectral_norm or prior.bound, lower train.energy.learning_rate or regularise it"
+                    f"update {self.updates}: {name} is {metrics[name]:.4g}, over {limit:g}. The energy outruns p_0 or "
+                    "the chains: hold it with prior.spectral_norm or prior.bound, lower train.energy.learning_rate, "
+                    "or start it later (train.energy_start)"
                 )
 
     # Checkpoints: tensors and counters, never pickles.

@@ -49,7 +49,9 @@ class Run:
         return self.path / "figures"
 
     @classmethod
-    def create(cls, path: Path | str, config: Config, shapes: Mapping[str, tuple[int, ...]], *, force: bool = False) -> Run:
+    def create(
+        cls, path: Path | str, config: Config, shapes: Mapping[str, tuple[int, ...]], *, force: bool = False
+    ) -> Run:
         """A new folder; one that holds anything is refused unless `force`, and then only a run is replaced."""
         run = cls(Path(path))
         if run.path.exists() and any(run.path.iterdir()):
@@ -57,7 +59,13 @@ class Run:
                 raise FileExistsError(f"{run.path}: exists and is not empty; resume it, choose another, or force")
             if not run.config.is_file():
                 raise FileExistsError(f"{run.path}: is not a run folder; nothing in it was touched")
-            for stale in (run.metrics, run.weights, run.evaluation, run.path / "state.safetensors", run.path / "state.json"):
+            for stale in (
+                run.metrics,
+                run.weights,
+                run.evaluation,
+                run.path / "state.safetensors",
+                run.path / "state.json",
+            ):
                 stale.unlink(missing_ok=True)
         run.path.mkdir(parents=True, exist_ok=True)
         _write_json(run.config, config.model_dump(mode="json"))
@@ -128,7 +136,9 @@ def environment() -> dict[str, Any]:
 def _processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        names = [
+            line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
+        ]
         if names:
             return names[0]
     return platform.processor()

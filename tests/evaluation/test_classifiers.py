@@ -34,6 +34,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Classifiers, Path
 def test_accuracy_is_measured_on_the_test_split(trained: tuple[Classifiers, Path]) -> None:
     found, _ = trained
     test = part("test", 600)
+    assert test.labels is not None
     assert set(found.accuracy) == set(TWO) and found.seconds > 0 and found.n_classes == 10
     predictions = {m: found.predict(m, x) for m, x in test.modalities.items()}
     for m, predicted in predictions.items():
@@ -87,6 +88,19 @@ def test_a_damaged_cache_is_trained_again(tmp_path: Path, monkeypatch: pytest.Mo
     assert not torch.equal(
         load_or_train(train, test, seed=1, cache_dir=tmp_path).logits("m0", images), first.logits("m0", images)
     )
+
+
+def test_a_failed_write_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(module, "STEPS", 1)
+    monkeypatch.setattr(module, "EPOCHS", 0)
+    monkeypatch.setattr(module, "MINIMUM_ACCURACY", 0.0)
+    monkeypatch.setattr(module, "save_file", full)
+    with pytest.raises(OSError, match="disk full"):
+        load_or_train(part("train", 200), part("test", 50), cache_dir=tmp_path)
+    assert not list((tmp_path / "classifiers").iterdir())
 
 
 def test_shuffled_labels_are_refused_and_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

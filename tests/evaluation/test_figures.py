@@ -137,12 +137,15 @@ def test_curves_draw_the_keys_present(tmp_path: Path) -> None:
 
 
 def test_curves_take_the_difference_where_both_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = []
+    drawn: list[tuple[str, list[float], list[float]]] = []
     plot = figures.Axes.plot
-    monkeypatch.setattr(
-        figures.Axes, "plot", lambda self, x, y, **kw: drawn.append((kw["label"], x, y)) or plot(self, x, y, **kw)
-    )
-    rows = [
+
+    def record(axes: figures.Axes, x: list[float], y: list[float], **options: Any) -> Any:
+        drawn.append((options["label"], x, y))
+        return plot(axes, x, y, **options)
+
+    monkeypatch.setattr(figures.Axes, "plot", record)
+    rows: list[dict[str, Any]] = [
         {"step": 0, "E_q": 1.0},
         {"step": 5, "E_q": 2.0, "E_p": 0.5},
         {"step": 9, "E_q": None, "loss": float("nan")},

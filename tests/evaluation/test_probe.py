@@ -9,9 +9,11 @@ from mmebm.evaluation.probe import linear_probe
 
 
 def test_separable_latents_are_read_whatever_their_scale() -> None:
-    centres = torch.eye(4) * torch.tensor([1e-3, 1.0, 1e3, 1.0])
-    y = torch.arange(400) % 4
-    z = centres[y] + 0.05 * torch.randn(400, 4) * torch.tensor([1e-3, 1.0, 1e3, 1.0])
+    scale = torch.tensor([1e-3, 1e-3, 1e-3, 10.0])  # what tells the classes apart is the smallest
+    y = torch.arange(400) % 3
+    z = (torch.eye(3, 4)[y] + 0.05 * torch.randn(400, 4)) * scale + 10 * torch.randn(400, 1) * torch.tensor(
+        [0, 0, 0, 1]
+    )
     found = linear_probe(z[:300], y[:300], z[300:], y[300:])
     assert found.train > 0.98 and found.test > 0.98
     assert (found.n_train, found.n_test) == (300, 100)

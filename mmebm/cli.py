@@ -1,0 +1,172 @@
+"""The command line: every command parses, calls one function and prints what it returned."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+app = typer.Typer(
+    help="Multimodal latent generative models with an energy-based prior.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+
+RunArgument = Annotated[Path, typer.Argument(help="a run folder", metavar="RUN")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="key=value with dotted keys, e.g. train.updates=500")
+]
+
+
+@contextmanager
+def progress_bar(title: str, total: int) -> Iterator[Callable[[int, dict[str, float]], None]]:
+    """A bar that takes (update, metrics) and shows loss, energies and rate."""
+    columns = (
+        TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn(),
+        TextColumn("{task.fields[shown]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(title, total=total, shown="")
+
+        def show(update: int, metrics: dict[str, float]) -> None:
+            names = {"loss": "loss", "E_q": "E_q", "E_p": "E_p", "updates_per_second": "steps/s"}
+            shown = "  ".join(f"{label} {metrics[key]:.4g}" for key, label in names.items() if key in metrics)
+            bar.update(task, completed=update, shown=shown)
+
+        yield show
+
+
+def joint_table(title: str, rows: dict[str, dict[str, Any]], n: int) -> Table:
+    """Joint coherence with its standard error, class entropy and Frechet distance of each way to draw z."""
+    table = Table(title=f"{title} ({n} samples)")
+    for column in ("draws of z", "joint coherence", "class entropy", "Frechet"):
+        table.add_column(column, justify="left" if column == "draws of z" else "right")
+    for name, row in rows.items():
+        coherence = f"{row['coherence']:.3f} ± {row['standard_error']:.3f}"
+        table.add_row(name, coherence, f"{row['entropy']:.3f}", f"{row['mean_frechet']:.1f}")
+    return table
+
+
+def show_evaluation(name: str, result: dict[str, Any]) -> None:
+    first = next(iter(result["joint"].values()))
+    console.print(joint_table(f"{name}, {result['split']} split", result["joint"], first["n"]))
+    accuracy = ", ".join(f"{m} {a:.3f}" for m, a in result["classifier_accuracy"].items())
+    console.print(f"classifier accuracy: {accuracy}; real tuples agree: {result['real_agreement']:.3f}")
+    console.print(f"cross coherence: {result['cross']['mean']:.3f} (n = {result['cross']['n']} rows a pair)")
+    console.print(f"linear probe on z: {result['probe']['test']:.3f}")
+    console.print(f"objective: {result['objective']['value']:.2f} ({result['objective']['label']})")
+    settings = result["settings"]
+    console.print("  ".join(f"{k}={v}" for k, v in settings.items()), style="dim", highlight=False)
+
+
+@app.command()
+def train(
+    config: Annotated[Path | None, typer.Option(help="a TOML file")] = None,
+    preset: Annotated[str | None, typer.Option(help="a configuration of the package")] = None,
+    overrides: SetOption = None,
+    output: Annotated[Path | None, typer.Option(help="the run folder; default runs/NAME")] = None,
+    resume: Annotated[bool, typer.Option(help="continue the run in the folder")] = False,
+    force: Annotated[bool, typer.Option(help="replace the run in the folder")] = False,
+) -> None:
+    """Train a model; leaves weights, metrics and the configuration in a run folder."""
+    from mmebm import data
+    from mmebm.training import Run, load_config
+    from mmebm.training import train as run_training
+
+    if resume:
+        if output is None or config or preset or overrides:
+            raise ValueError("--resume: expected --output RUN and nothing else, the run holds its configuration")
+        source: str | Path = Run.open(output).config
+    elif (config is None) == (preset is None):
+        raise ValueError("expected one of --config FILE and --preset NAME")
+    else:
+        source = preset or config  # type: ignore[assignment]
+    settings = load_config(source, overrides or [])
+    folder = output or Path("runs") / Path(source).stem
+    dataset = data.load(settings.data.name, "train", **settings.data.options)
+    with progress_bar(f"train {folder.name}", settings.train.updates) as show:
+        run_training(settings, dataset, folder, resume=resume, force=force, progress=show)
+    console.print(f"trained: {folder}")
+
+
+@app.command()
+def evaluate(
+    run: RunArgument,
+    split: Annotated[str, typer.Option(help="test, or validation while recipes are chosen")] = "test",
+) -> None:
+    """Measure joint and cross coherence, class entropy, Frechet distance and a linear probe."""
+    from mmebm.evaluation.runs import evaluate_run
+
+    show_evaluation(run.name, evaluate_run(run, split))
+
+
+@app.command()
+def figures(run: RunArgument) -> None:
+    """Draw joint samples, cross generation, the Markov transition and training curves."""
+    from mmebm.evaluation.runs import draw_figures
+
+    for path in draw_figures(run):
+        console.print(str(path))
+
+
+@app.command("fit-prior")
+def fit_prior(
+    run: Annotated[Path | None, typer.Argument(help="a run whose posterior is kept frozen", metavar="[RUN]")] = None,
+    latents: Annotated[Path | None, typer.Option(help="latents [n, d] as .npy, instead of a run")] = None,
+    output: Annotated[Path | None, typer.Option(help="folder of the fitted prior; default RUN/fitted-prior")] = None,
+    updates: Annotated[int, typer.Option(min=1)] = 3000,
+    seed: int = 0,
+    overrides: SetOption = None,
+    force: Annotated[bool, typer.Option(help="replace a fitted prior in the folder")] = False,
+) -> None:
+    """Fit an energy prior to a trained model's frozen posterior, or to latents of yours."""
+    from mmebm.fit import fit_prior_of
+
+    with progress_bar("fit prior", updates) as show:
+        folder, result = fit_prior_of(
+            run, latents, output, updates=updates, seed=seed, overrides=overrides or [], force=force, progress=show
+        )
+    if result:
+        console.print(joint_table("frozen posterior, validation split", result, next(iter(result.values()))["n"]))
+    console.print(f"fitted prior: {folder}")
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="folder of the two runs")] = Path("runs/demo"),
+    overrides: SetOption = None,
+) -> None:
+    """Train `digits` with the plain and with the energy prior, and show the difference."""
+    from mmebm.demo import run_demo
+
+    run_demo(output, overrides or [])
+
+
+@app.command()
+def info() -> None:
+    """What is built, what the machine has, and which backend serves each operator."""
+    from mmebm.info import report
+
+    console.print(report(), highlight=False)
+
+
+def main() -> None:
+    """Entry point: expected failures end in one line, not in a traceback."""
+    try:
+        app()
+    except (ValueError, FileExistsError, FileNotFoundError, RuntimeError) as error:
+        Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""Evaluation and figures of a run folder: data, classifiers and files around `evaluate` and `figures`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmebm import data
+from mmebm.data import MultimodalDataset
+from mmebm.models import MultimodalVAE
+from mmebm.priors import EnergyPrior
+from mmebm.training.config import Config, load_config
+from mmebm.training.run import Run, load
+
+from . import figures
+from .classifiers import Classifiers, load_or_train
+from .coherence import class_entropy, joint_coherence
+from .evaluate import evaluate
+
+# The transition figure's steps: every 5 to 50, then every 50 to 500; measured on CHAINS chains, SHOWN of them drawn.
+TRANSITION = (*range(0, 51, 5), *range(100, 501, 50))
+CHAINS, SHOWN = 1000, 4
+
+
+def splits(config: Config, *names: str) -> list[MultimodalDataset]:
+    return [data.load(config.data.name, name, **_options(config, name)) for name in names]
+
+
+def _options(config: Config, split: str) -> dict[str, Any]:
+    """`size` is the training split's; the others keep theirs."""
+    return {k: v for k, v in config.data.options.items() if k != "size" or split == "train"}
+
+
+def evaluate_run(path: Path | str, split: str = "test") -> dict[str, Any]:
+    """Measures the run's model on a split and leaves the result in its evaluation.json (test) or -SPLIT.json."""
+    run = Run.open(path)
+    config = load_config(run.config)
+    train, held_out, test = splits(config, "train", split, "test")
+    settings = config.evaluate
+    result = evaluate(
+        load(path),
+        train,
+        held_out,
+        load_or_train(train, test),
+        samples=settings.samples,
+        cross_rows=settings.cross_rows,
+        components=settings.mixture_components,
+        latents=settings.mixture_latents,
+        seed=config.seed,
+    )
+    target = run.evaluation if split == "test" else run.path / f"evaluation-{split}.json"
+    target.write_text(json.dumps(result, indent=2) + "\n")
+    return result
+
+
+@dataclass(frozen=True)
+class Transition:
+    """Chains from p_0 at the steps of TRANSITION."""
+
+    frames: dict[str, Tensor]  # [T, n, *shape], decoded states of the shown chains
+    energy: list[float]  # over all chains: mean energy,
+    coherence: list[float]  # joint coherence
+    entropy: list[float]  # and class entropy
+
+
+def transition(model: MultimodalVAE, classifiers: Classifiers, *, seed: int = 0) -> Transition:
+    """CHAINS chains of the model's energy prior, decoded on their way; a chain keeps its private latents."""
+    prior = model.prior
+    if not isinstance(prior, EnergyPrior):
+        raise ValueError(f"prior: the transition needs an energy prior's chains, this model has {type(prior).__name__}")
+    z = prior.sample_reference(CHAINS, seed=seed)
+    _, info = prior.chain(z, steps=TRANSITION[-1], seed=seed, record_every=5, return_info=True)
+    made = Transition({}, [], [], [])
+    frames: dict[str, list[Tensor]] = {m: [] for m in model.modalities}
+    for step in TRANSITION:
+        state = z if step == 0 else info.states[step // 5 - 1]
+        images = model.decode(state, seed=seed)
+        predictions = {m: classifiers.predict(m, x) for m, x in images.items()}
+        with torch.no_grad():
+            made.energy.append(float(prior.energy_of(state).mean()))
+        made.coherence.append(joint_coherence(predictions))
+        made.entropy.append(class_entropy(predictions, classifiers.n_classes))
+        for m, x in images.items():
+            frames[m].append(x[:SHOWN])
+    return replace(made, frames={m: torch.stack(x) for m, x in frames.items()})
+
+
+def draw_figures(path: Path | str, compare: Mapping[str, Path | str] | None = None) -> list[Path]:
+    """The run's figures: joint samples (beside those of `compare`d runs), cross generation, curves, transition."""
+    run, model, seed = Run.open(path), load(path), 0
+    config = load_config(run.config)
+    train, test = splits(config, "train", "test")
+    joint = {name: load(other).generate(10, seed=seed) for name, other in (compare or {}).items()}
+    if isinstance(model.prior, EnergyPrior):
+        joint["p_0"] = model.decode(model.prior.sample_reference(10, seed=seed), seed=seed)
+        joint["energy prior"] = model.generate(10, seed=seed)
+    else:
+        joint[model.prior.law] = model.generate(10, seed=seed)
+    run.figures.mkdir(exist_ok=True)
+    made = [run.figures / name for name in ("joint.png", "cross.png", "curves.png")]
+    figures.sample_grids(joint, made[0])
+    inputs = test.batch(torch.arange(6))
+    figures.cross_grid(inputs, {m: model.cross_generate(inputs, m, seed=seed) for m in model.modalities}, made[1])
+    figures.curves(run.rows(), made[2])
+    if isinstance(model.prior, EnergyPrior):
+        made.append(run.figures / "transition.png")
+        t = transition(model, load_or_train(train, test), seed=seed)
+        figures.transition(
+            TRANSITION, t.frames, t.energy, t.coherence, t.entropy, made[-1], trained_steps=config.train.energy.steps
+        )
+    return made

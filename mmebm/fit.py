@@ -1,0 +1,120 @@
+"""`mmebm fit-prior`: an energy prior for a frozen posterior or for anybody's latents, and its file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mmebm.evaluation.classifiers import load_or_train
+from mmebm.evaluation.evaluate import joint, posterior_draws, samplers
+from mmebm.evaluation.runs import splits
+from mmebm.models import MultimodalVAE
+from mmebm.priors import EnergyPrior
+from mmebm.training.build import build_prior
+from mmebm.training.config import Config, load_config, overridden
+from mmebm.training.energy import fit_energy_prior
+from mmebm.training.run import Run, load
+
+# Draws of a run's posterior that stand for it.
+LATENTS = 50_000
+
+
+def save_prior(prior: EnergyPrior, config: Config, folder: Path, *, force: bool = False) -> None:
+    """Weights (safetensors) and what rebuilds them (prior.json) in `folder`; a prior there is kept unless `force`."""
+    description = folder / "prior.json"
+    if description.exists() and not force:
+        raise FileExistsError(f"{description}: exists; choose another folder or force")
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(
+        {name: t.detach().contiguous().clone() for name, t in prior.state_dict().items()}, folder / "prior.safetensors"
+    )
+    description.write_text(
+        json.dumps({"dim": prior.dim, "prior": config.prior.model_dump(mode="json")}, indent=2) + "\n"
+    )
+
+
+def load_prior(folder: Path | str) -> EnergyPrior:
+    """The prior that `save_prior` left in a folder, in evaluation mode."""
+    description = Path(folder) / "prior.json"
+    if not description.is_file():
+        raise FileNotFoundError(f"{folder}: has no prior.json")
+    values = json.loads(description.read_text())
+    prior = build_prior(Config.model_validate({"prior": values["prior"]}).prior, values["dim"])
+    if not isinstance(prior, EnergyPrior):
+        raise ValueError(f"{description}: expected an energy prior, got {values['prior']['name']!r}")
+    prior.load_state_dict(load_file(Path(folder) / "prior.safetensors"))
+    return prior.eval()
+
+
+def read_latents(path: Path) -> Tensor:
+    """Latents [n, d] from a .npy file of numbers."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        array = np.load(path, allow_pickle=False)
+    except ValueError as error:
+        raise ValueError(f"{path}: expected a .npy file of numbers, {error}") from None
+    if array.ndim != 2 or not np.issubdtype(array.dtype, np.floating):
+        raise ValueError(f"{path}: expected floating latents [n, d], got {array.dtype} {list(array.shape)}")
+    return torch.from_numpy(array.astype(np.float32))
+
+
+def fit_prior_of(
+    run: Path | None,
+    latents: Path | None,
+    output: Path | None,
+    *,
+    updates: int,
+    seed: int = 0,
+    overrides: Sequence[str] = (),
+    force: bool = False,
+    progress: Callable[[int, dict[str, float]], None] | None = None,
+) -> tuple[Path, dict[str, dict[str, Any]]]:
+    """Fits, saves, and for a run measures: the folder, and joint coherence by sampler on the validation split.
+
+    Settings are those of preset `digits`, then `overrides` ("prior.bound=20", "train.energy.steps=50").
+    """
+    if (run is None) == (latents is None):
+        raise ValueError("run, latents: expected exactly one of them")
+    if latents is not None and output is None:
+        raise ValueError("output: expected a folder for a prior fitted to a file of latents")
+    preset = load_config("digits")
+    config = overridden({"prior": preset.prior.model_dump(), "train": preset.train.model_dump()}, overrides)
+    folder = output or Run.open(run).path / "fitted-prior"  # type: ignore[arg-type]
+    if (folder / "prior.json").exists() and not force:
+        raise FileExistsError(f"{folder}: holds a fitted prior; choose another folder or force")
+    if latents is not None:
+        z = read_latents(latents)
+    else:
+        model, settings = load(run), load_config(Run.open(run).config)  # type: ignore[arg-type]
+        z, _ = posterior_draws(model, splits(settings, "train")[0], LATENTS, seed)
+    prior = fit_energy_prior(
+        z, prior=config.prior, train=config.train.energy, updates=updates, seed=seed, progress=progress
+    )
+    save_prior(prior, config, folder, force=force)
+    if latents is not None:
+        return folder, {}
+    return folder, _compare(model, prior, settings, seed)
+
+
+def _compare(model: MultimodalVAE, prior: EnergyPrior, config: Config, seed: int) -> dict[str, dict[str, Any]]:
+    train, validation, test = splits(config, "train", "validation", "test")
+    classifiers = load_or_train(train, test)
+    real = {m: classifiers.features(m, validation.modalities[m]) for m in model.modalities}
+    settings = config.evaluate
+    ways = samplers(
+        model, train, components=settings.mixture_components, latents=settings.mixture_latents, seed=seed
+    ) | {"fitted": lambda n, s: prior.sample(n, seed=s)}
+    results = {name: joint(model, draw, classifiers, real, settings.samples, seed) for name, draw in ways.items()}
+    return {
+        name: asdict(r) | {"standard_error": r.standard_error, "mean_frechet": r.mean_frechet}
+        for name, r in results.items()
+    }
