@@ -453,6 +453,7 @@ def _mixture_log_prob_backward(
     g: Tensor, z: Tensor, loc: Tensor, scale: Tensor, present: Tensor, law: str, parameters: bool, backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     checks.experts(z, loc, scale, present, law)
+    checks.tensor("g", g, z.shape[:-1], z)
     implementation = dispatch.select(backend, "mixture_log_prob_backward", z.device, z.dtype)
     dense = (t.contiguous() for t in (g, z, loc, scale))
     return implementation.mixture_log_prob_backward(*dense, present, law, parameters)

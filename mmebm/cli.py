@@ -10,8 +10,10 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 app = typer.Typer(
     help="Multimodal latent generative models with an energy-based prior.",
@@ -27,27 +29,33 @@ SetOption = Annotated[
 ]
 
 
+def say(text: object) -> None:
+    """A line as it is: no markup, and not broken, so that a path survives a pipe."""
+    console.print(str(text), markup=False, highlight=False, soft_wrap=True)
+
+
 @contextmanager
 def progress_bar(title: str, total: int) -> Iterator[Callable[[int, dict[str, float]], None]]:
     """A bar that takes (update, metrics) and shows loss, energies and rate."""
     columns = (
-        TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn(),
+        TextColumn("{task.description}"), BarColumn(12), MofNCompleteColumn(), TimeRemainingColumn(compact=True),
         TextColumn("{task.fields[shown]}"),
     )  # fmt: skip
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(title, total=total, shown="")
 
         def show(update: int, metrics: dict[str, float]) -> None:
-            names = {"loss": "loss", "E_q": "E_q", "E_p": "E_p", "updates_per_second": "steps/s"}
-            shown = "  ".join(f"{label} {metrics[key]:.4g}" for key, label in names.items() if key in metrics)
-            bar.update(task, completed=update, shown=shown)
+            shown = [f"{key} {metrics[key]:.4g}" for key in ("loss", "E_q", "E_p") if key in metrics]
+            if rate := metrics.get("updates_per_second"):
+                shown.append(f"{rate:.3g}/s")
+            bar.update(task, completed=update, shown="  ".join(shown))
 
         yield show
 
 
 def joint_table(title: str, rows: dict[str, dict[str, Any]], n: int) -> Table:
     """Joint coherence with its standard error, class entropy and Frechet distance of each way to draw z."""
-    table = Table(title=f"{title} ({n} samples)")
+    table = Table(title=escape(f"{title} ({n} samples)"))
     for column in ("draws of z", "joint coherence", "class entropy", "Frechet"):
         table.add_column(column, justify="left" if column == "draws of z" else "right")
     for name, row in rows.items():
@@ -60,12 +68,11 @@ def show_evaluation(name: str, result: dict[str, Any]) -> None:
     first = next(iter(result["joint"].values()))
     console.print(joint_table(f"{name}, {result['split']} split", result["joint"], first["n"]))
     accuracy = ", ".join(f"{m} {a:.3f}" for m, a in result["classifier_accuracy"].items())
-    console.print(f"classifier accuracy: {accuracy}; real tuples agree: {result['real_agreement']:.3f}")
-    console.print(f"cross coherence: {result['cross']['mean']:.3f} (n = {result['cross']['n']} rows a pair)")
-    console.print(f"linear probe on z: {result['probe']['test']:.3f}")
-    console.print(f"objective: {result['objective']['value']:.2f} ({result['objective']['label']})")
-    settings = result["settings"]
-    console.print("  ".join(f"{k}={v}" for k, v in settings.items()), style="dim", highlight=False)
+    say(f"classifier accuracy: {accuracy}; real tuples agree: {result['real_agreement']:.3f}")
+    say(f"cross coherence: {result['cross']['mean']:.3f} (n = {result['cross']['n']} rows a pair)")
+    say(f"linear probe on z: {result['probe']['test']:.3f}")
+    say(f"objective: {result['objective']['value']:.2f} ({result['objective']['label']})")
+    say("  ".join(f"{k}={v}" for k, v in result["settings"].items()))
 
 
 @app.command()
@@ -83,7 +90,7 @@ def train(
     from mmebm.training import train as run_training
 
     if resume:
-        if output is None or config or preset or overrides:
+        if output is None or config or preset or overrides or force:
             raise ValueError("--resume: expected --output RUN and nothing else, the run holds its configuration")
         source: str | Path = Run.open(output).config
     elif (config is None) == (preset is None):
@@ -93,9 +100,9 @@ def train(
     settings = load_config(source, overrides or [])
     folder = output or Path("runs") / Path(source).stem
     dataset = data.load(settings.data.name, "train", **settings.data.options)
-    with progress_bar(f"train {folder.name}", settings.train.updates) as show:
+    with progress_bar(escape(f"train {folder.resolve().name}"), settings.train.updates) as show:
         run_training(settings, dataset, folder, resume=resume, force=force, progress=show)
-    console.print(f"trained: {folder}")
+    say(f"trained: {folder}")
 
 
 @app.command()
@@ -106,7 +113,7 @@ def evaluate(
     """Measure joint and cross coherence, class entropy, Frechet distance and a linear probe."""
     from mmebm.evaluation.runs import evaluate_run
 
-    show_evaluation(run.name, evaluate_run(run, split))
+    show_evaluation(run.resolve().name, evaluate_run(run, split))
 
 
 @app.command()
@@ -115,17 +122,19 @@ def figures(run: RunArgument) -> None:
     from mmebm.evaluation.runs import draw_figures
 
     for path in draw_figures(run):
-        console.print(str(path))
+        say(path)
 
 
 @app.command("fit-prior")
 def fit_prior(
     run: Annotated[Path | None, typer.Argument(help="a run whose posterior is kept frozen", metavar="[RUN]")] = None,
-    latents: Annotated[Path | None, typer.Option(help="latents [n, d] as .npy, instead of a run")] = None,
+    latents: Annotated[Path | None, typer.Option(help=r"latents \[n, d] as .npy, instead of a run")] = None,
     output: Annotated[Path | None, typer.Option(help="folder of the fitted prior; default RUN/fitted-prior")] = None,
-    updates: Annotated[int, typer.Option(min=1)] = 3000,
-    seed: int = 0,
-    overrides: SetOption = None,
+    updates: Annotated[int, typer.Option(min=1, help="of the energy, 512 latents each")] = 3000,
+    seed: Annotated[int, typer.Option(help="of the posterior's draws, the weights and the chains")] = 0,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value under prior. or train.energy., e.g. prior.bound=20")
+    ] = None,
     force: Annotated[bool, typer.Option(help="replace a fitted prior in the folder")] = False,
 ) -> None:
     """Fit an energy prior to a trained model's frozen posterior, or to latents of yours."""
@@ -137,7 +146,7 @@ def fit_prior(
         )
     if result:
         console.print(joint_table("frozen posterior, validation split", result, next(iter(result.values()))["n"]))
-    console.print(f"fitted prior: {folder}")
+    say(f"fitted prior: {folder}")
 
 
 @app.command()
@@ -156,15 +165,15 @@ def info() -> None:
     """What is built, what the machine has, and which backend serves each operator."""
     from mmebm.info import report
 
-    console.print(report(), highlight=False)
+    say(report())
 
 
 def main() -> None:
     """Entry point: expected failures end in one line, not in a traceback."""
     try:
         app()
-    except (ValueError, FileExistsError, FileNotFoundError, RuntimeError) as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+    except (ValueError, TypeError, OSError, RuntimeError) as error:
+        Console(stderr=True).print(Text.assemble(("error:", "bold red"), f" {error}"), soft_wrap=True)
         sys.exit(1)
 
 

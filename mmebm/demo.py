@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.table import Table
 
 from mmebm import data
-from mmebm.cli import console, progress_bar, show_evaluation
+from mmebm.cli import console, progress_bar, say, show_evaluation
 from mmebm.evaluation.coherence import JointResult, collapse
 from mmebm.evaluation.runs import draw_figures, evaluate_run
 from mmebm.training import load_config, train
@@ -19,6 +19,8 @@ PLAIN, ENERGY = "plain", "energy"
 
 def run_demo(folder: Path, overrides: Sequence[str] = ()) -> None:
     """Trains both, evaluates both, prints the table and where the pictures are."""
+    if any(override.partition("=")[0].strip() == "prior.name" for override in overrides):
+        raise ValueError("--set prior.name: the demo trains one model with a plain and one with an energy prior")
     began = time.perf_counter()
     priors = {PLAIN: ("prior.name=laplace",), ENERGY: ()}
     results, seconds = {}, {}
@@ -44,13 +46,13 @@ def run_demo(folder: Path, overrides: Sequence[str] = ()) -> None:
     console.print(table)
     plain, energy = (_result(results[name]["joint"]["prior"]) for name in priors)
     verdict = collapse(energy, plain)
-    console.print(
+    say(
         f"energy prior against plain prior: {energy.coherence:.3f} against {plain.coherence:.3f}"
         + (f"; collapsed: {verdict.reason}" if verdict.collapsed else ", without collapse")
     )
     for path in draw_figures(folder / ENERGY, compare={"plain prior": folder / PLAIN}):
-        console.print(f"  {path}")
-    console.print(f"{time.perf_counter() - began:.0f} s in all")
+        say(f"  {path}")
+    say(f"{time.perf_counter() - began:.0f} s in all")
 
 
 def _result(row: dict[str, object]) -> JointResult:

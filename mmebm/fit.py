@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -19,7 +20,7 @@ from mmebm.evaluation.runs import splits
 from mmebm.models import MultimodalVAE
 from mmebm.priors import EnergyPrior
 from mmebm.training.build import build_prior
-from mmebm.training.config import Config, load_config, overridden
+from mmebm.training.config import Config, load_config, overridden, parse
 from mmebm.training.energy import fit_energy_prior
 from mmebm.training.run import Run, load
 
@@ -46,11 +47,19 @@ def load_prior(folder: Path | str) -> EnergyPrior:
     description = Path(folder) / "prior.json"
     if not description.is_file():
         raise FileNotFoundError(f"{folder}: has no prior.json")
-    values = json.loads(description.read_text())
-    prior = build_prior(Config.model_validate({"prior": values["prior"]}).prior, values["dim"])
+    try:
+        values = json.loads(description.read_text())
+        dim, settings = values["dim"], values["prior"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{description}: expected the dimension and the settings of a prior, {error}") from None
+    prior = build_prior(parse({"prior": settings}, str(description)).prior, dim)
     if not isinstance(prior, EnergyPrior):
-        raise ValueError(f"{description}: expected an energy prior, got {values['prior']['name']!r}")
-    prior.load_state_dict(load_file(Path(folder) / "prior.safetensors"))
+        raise ValueError(f"{description}: expected an energy prior, got {settings['name']!r}")
+    weights = Path(folder) / "prior.safetensors"
+    try:
+        prior.load_state_dict(load_file(weights))
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{weights}: expected the weights of the prior in prior.json, {error}") from None
     return prior.eval()
 
 
@@ -60,11 +69,20 @@ def read_latents(path: Path) -> Tensor:
         raise FileNotFoundError(f"{path}: no such file")
     try:
         array = np.load(path, allow_pickle=False)
-    except ValueError as error:
+    except (ValueError, EOFError) as error:
         raise ValueError(f"{path}: expected a .npy file of numbers, {error}") from None
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{path}: expected a .npy file of one array, got an archive of several")
     if array.ndim != 2 or not np.issubdtype(array.dtype, np.floating):
         raise ValueError(f"{path}: expected floating latents [n, d], got {array.dtype} {list(array.shape)}")
-    return torch.from_numpy(array.astype(np.float32))
+    latents = torch.from_numpy(array.astype(np.float32))
+    bad = (~torch.isfinite(latents)).any(1).nonzero().flatten()
+    if len(bad):
+        raise ValueError(
+            f"{path}: expected finite float32 latents, got NaN or infinity in {len(bad)} of {len(latents)} rows, "
+            f"the first is row {int(bad[0])}"
+        )
+    return latents
 
 
 def fit_prior_of(
@@ -87,7 +105,12 @@ def fit_prior_of(
     if latents is not None and output is None:
         raise ValueError("output: expected a folder for a prior fitted to a file of latents")
     preset = load_config("digits")
+    for assignment in overrides:
+        if not assignment.strip().startswith(("prior.", "train.energy.")):
+            raise ValueError(f"--set {assignment!r}: fitting a prior takes keys under prior. and train.energy.")
     config = overridden({"prior": preset.prior.model_dump(), "train": preset.train.model_dump()}, overrides)
+    if config.prior.name != "energy":
+        raise ValueError(f"prior.name: expected 'energy', the prior that is fitted, got {config.prior.name!r}")
     folder = output or Run.open(run).path / "fitted-prior"  # type: ignore[arg-type]
     if (folder / "prior.json").exists() and not force:
         raise FileExistsError(f"{folder}: holds a fitted prior; choose another folder or force")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from mmebm.kernels import dispatch, native, ops
@@ -15,6 +17,8 @@ def report() -> str:
         lines += [f"{'native':<10} built; " + ", ".join(f"{k} {v}" for k, v in native.build_info().items())]
     else:
         lines += [f"{'native':<10} missing: {native.reason()}"]
+    if wanted := os.environ.get("MMEBM_BACKEND"):
+        lines += [f"{'backend':<10} {wanted} (MMEBM_BACKEND)"]
     devices = [torch.device("cpu")]
     if torch.cuda.is_available():
         devices.append(torch.device("cuda"))
@@ -24,13 +28,16 @@ def report() -> str:
     for device in devices:
         lines += ["", f"operators on {device}, float32"]
         for operator in ops.OPERATORS:
-            chosen = dispatch.choose("auto", operator, device, torch.float32)
-            others = [
-                f"{name}: {reason}"
+            notes = [
+                f"{name}: {dispatch.unsupported(name, operator, device, torch.float32) or 'could serve it too'}"
                 for name in dispatch.BACKENDS
-                if name != chosen and (reason := dispatch.unsupported(name, operator, device, torch.float32))
             ]
-            lines.append(f"  {operator:<18} {chosen:<10} " + "; ".join(others))
+            try:
+                chosen = dispatch.choose("auto", operator, device, torch.float32)
+                del notes[dispatch.BACKENDS.index(chosen)]
+            except ValueError as error:
+                chosen, notes = "refused", [str(error), *notes]
+            lines.append(f"  {operator:<18} {chosen:<10} " + "; ".join(notes))
     return "\n".join(lines)
 
 

@@ -27,6 +27,13 @@ def log_density(law: str, z: Tensor, loc: Tensor | float, scale: Tensor) -> Tens
     return -(u.abs() + (2.0 * scale).log()).sum(-1)
 
 
+def _draw(law: str, scale: Tensor, n: int, seed: int | None, offset: int, first_chain: int) -> Tensor:
+    """[n, d] of scale [d], in its dtype; the draw itself is float32."""
+    rng = rng_state(seed, offset, first_chain, device=scale.device)
+    z = ops.draw(rng, 1, n, len(scale), law=law, purpose=REFERENCE_DRAW, scale=scale.detach().float())[0]
+    return z.to(scale.dtype)
+
+
 class Prior(nn.Module):
     """Independent coordinates of one law with scale [d]."""
 
@@ -48,8 +55,7 @@ class Prior(nn.Module):
 
     def sample(self, n: int, *, seed: int | None = None, offset: int = 0, first_chain: int = 0) -> Tensor:
         """[n, d]; row i is a function of (seed, offset, first_chain + i)."""
-        rng = rng_state(seed, offset, first_chain, device=self.scale.device)
-        return ops.draw(rng, 1, n, self.dim, law=self.law, purpose=REFERENCE_DRAW, scale=self.scale.detach())[0]
+        return _draw(self.law, self.scale, n, seed, offset, first_chain)
 
 
 class StandardNormal(Prior):
@@ -118,9 +124,7 @@ class EnergyPrior(nn.Module):
 
     def sample_reference(self, n: int, *, seed: int | None = None, offset: int = 0, first_chain: int = 0) -> Tensor:
         """Draws of p_0 [n, d]: where chains start."""
-        rng = rng_state(seed, offset, first_chain, device=self.log_scale.device)
-        scale = self.reference_scale.detach()
-        return ops.draw(rng, 1, n, self.dim, law=self.reference, purpose=REFERENCE_DRAW, scale=scale)[0]
+        return _draw(self.reference, self.reference_scale, n, seed, offset, first_chain)
 
     def chain(self, z: Tensor, *, steps: int | None = None, **options: Any) -> Tensor | tuple[Tensor, LangevinInfo]:
         """Langevin steps towards p_alpha from z [B, d]; options as in `mmebm.langevin`."""

@@ -91,6 +91,53 @@ def data_dir() -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def tiny() -> list[str]:
+    """Overrides of preset `digits` that make a run of a second; figures and classifiers see the real data."""
+    return [
+        "data.options.size=1200", "model.hidden=[16]", "model.latent_dim=4", "model.private_dim=4",
+        "prior.hidden=[8]", "prior.steps=3", "train.updates=6", "train.batch_size=32", "train.log_every=2",
+        "train.checkpoint_every=3", "train.energy.chains=16", "train.energy.steps=2", "evaluate.samples=60",
+        "evaluate.cross_rows=50", "evaluate.mixture_components=3", "evaluate.mixture_latents=200",
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def tiny_runs(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """prior -> a trained run, "energy" and "laplace". Look, do not touch: every test shares them."""
+    from mmebm import data
+    from mmebm.training import load_config, train
+
+    folder = tmp_path_factory.mktemp("runs")
+    for name in ("energy", "laplace"):
+        config = load_config("digits", [*tiny, f"prior.name={name}"])
+        train(config, data.load("digits", "train", **config.data.options), folder / name)
+    return {name: folder / name for name in ("energy", "laplace")}
+
+
+@pytest.fixture(scope="session")
+def _classifier_cache(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from mmebm import data
+    from mmebm.evaluation import classifiers
+    from mmebm.training import load_config
+
+    folder = tmp_path_factory.mktemp("cache")
+    options = load_config("digits", tiny).data.options
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(classifiers, "STEPS", 150)
+        patch.setattr(classifiers, "EPOCHS", 1)
+        train, test = data.load("digits", "train", **options), data.load("digits", "test")
+        classifiers.load_or_train(train, test, cache_dir=folder)
+    return folder
+
+
+@pytest.fixture
+def classifier_cache(_classifier_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """MMEBM_CACHE_DIR, here and in child processes: it holds the classifiers that tiny runs are measured with."""
+    monkeypatch.setenv("MMEBM_CACHE_DIR", str(_classifier_cache))
+    return _classifier_cache
+
+
 @pytest.fixture
 def poisoned_empty(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Uninitialised floating tensors hold NaN: a kernel that leaves an element unwritten shows it."""

@@ -37,25 +37,24 @@ def _silu_second(x: Tensor, _: float) -> Tensor:
     return s * (1.0 - s) * (2.0 + x * (1.0 - 2.0 * s))
 
 
-_GELU_A, _GELU_B = math.sqrt(2.0 / math.pi), 0.044715  # gelu_tanh(x) = x/2 (1 + tanh(A (x + B x^3)))
+_GELU_A, _GELU_B = math.sqrt(2.0 / math.pi), 0.044715  # gelu_tanh(x) = x sigmoid(w), w = 2 A (x + B x^3)
 
 
-def _gelu_tanh_parts(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return (
-        torch.tanh(_GELU_A * (x + _GELU_B * x**3)),
-        _GELU_A * (1.0 + 3.0 * _GELU_B * x * x),
-        6.0 * _GELU_A * _GELU_B * x,
-    )
+def _gelu_tanh_parts(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """sigmoid(w), sigmoid(-w), w', w''; both sigmoids, as 1 - sigmoid(w) cancels in float32."""
+    w = 2.0 * _GELU_A * (x + _GELU_B * x**3)
+    d_w = 2.0 * _GELU_A * (1.0 + 3.0 * _GELU_B * x * x)
+    return torch.sigmoid(w), torch.sigmoid(-w), d_w, 12.0 * _GELU_A * _GELU_B * x
 
 
 def _gelu_tanh_first(x: Tensor, _: float) -> Tensor:
-    t, du, _ddu = _gelu_tanh_parts(x)
-    return 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * du
+    s, rest, d_w, _dd_w = _gelu_tanh_parts(x)
+    return s + x * s * rest * d_w
 
 
 def _gelu_tanh_second(x: Tensor, _: float) -> Tensor:
-    t, du, ddu = _gelu_tanh_parts(x)
-    return (1.0 - t * t) * (du + 0.5 * x * (ddu - 2.0 * t * du * du))
+    s, rest, d_w, dd_w = _gelu_tanh_parts(x)
+    return s * rest * (2.0 * d_w + x * (dd_w + (rest - s) * d_w * d_w))
 
 
 def _softplus_first(x: Tensor, _: float) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from numpy.typing import ArrayLike
 from torch import Tensor
 
@@ -27,13 +28,13 @@ GAP = 2
 SEAM = 10  # between modalities' groups or chains
 MARGIN = 14
 TITLE = 26
-LABEL = 64
+LABEL = 72
 PANEL = 210
 # Panel -> metric keys and their labels; a key of two is their difference.
 PANELS: dict[str, tuple[tuple[str | tuple[str, str], str], ...]] = {
     "loss": (("loss", "loss"),),
     "energy": (("E_q", "posterior E_q"), ("E_p", "chains E_p")),
-    "energy difference": ((("E_q", "E_p"), "E_q - E_p"),),
+    "E_q - E_p": ((("E_q", "E_p"), "E_q - E_p"),),
     "scale": (("posterior_scale", "posterior"), ("chain_scale", "chains")),
     "gradient norm": (("grad_norm", "autoencoder"), ("energy_grad_norm", "energy")),
 }
@@ -60,12 +61,13 @@ def sample_grids(
         _equal_rows(f"samples[{prior!r}]", blocks[prior])
     cell = _cell(image for block in blocks.values() for image in block.values())
     grids = [_stack_rows([_strip(x, cell) for x in block.values()]) for block in blocks.values()]
-    width = LABEL + sum(g.shape[1] for g in grids) + MARGIN * len(grids)
+    label = _label_width(names)
+    width = label + sum(g.shape[1] for g in grids) + MARGIN * len(grids)
     page = _Page(width, TITLE + grids[0].shape[0] + MARGIN)
-    _row_labels(page, names, TITLE, cell)
-    x = LABEL
+    _row_labels(page, names, TITLE, cell, label)
+    x = label
     for prior, grid in zip(blocks, grids, strict=True):
-        page.text(x + grid.shape[1] / 2, TITLE / 2, (titles or {}).get(prior, prior), size=11)
+        page.text(x + grid.shape[1] / 2, TITLE / 2, (titles or {}).get(prior, prior), size=12)
         page.image(x, TITLE, grid)
         x += grid.shape[1] + MARGIN
     page.save(path)
@@ -93,19 +95,21 @@ def cross_grid(inputs: Mapping[str, Tensor], outputs: Mapping[str, Mapping[str, 
     cell = _cell([*(given[s] for s in outputs), *made.values()])
     n = max(len(given[s]) for s in outputs)
     strip, gap = n * cell + (n - 1) * GAP, MARGIN
-    page = _Page(LABEL + (1 + len(targets)) * (strip + gap), 2 * TITLE + len(outputs) * (cell + GAP) - GAP + MARGIN)
-    page.text(LABEL + strip / 2, 1.5 * TITLE, "input", size=10)
-    page.text(LABEL + strip + gap + (len(targets) * (strip + gap) - gap) / 2, 0.5 * TITLE, "generated", size=11)
-    _row_labels(page, [f"from {s}" for s in outputs], 2 * TITLE, cell)
+    names = [f"from {s}" for s in outputs]
+    label = _label_width(names)
+    page = _Page(label + (1 + len(targets)) * (strip + gap), 2 * TITLE + len(outputs) * (cell + GAP) - GAP + MARGIN)
+    page.text(label + strip / 2, 1.5 * TITLE, "input", size=12)
+    page.text(label + strip + gap + (len(targets) * (strip + gap) - gap) / 2, 0.5 * TITLE, "generated", size=12)
+    _row_labels(page, names, 2 * TITLE, cell, label)
     for j, target in enumerate(targets):
-        page.text(LABEL + (j + 1) * (strip + gap) + strip / 2, 1.5 * TITLE, target, size=10)
+        page.text(label + (j + 1) * (strip + gap) + strip / 2, 1.5 * TITLE, target, size=11)
     for i, source in enumerate(outputs):
         y = 2 * TITLE + i * (cell + GAP)
-        page.image(LABEL, y, _strip(given[source], cell))
+        page.image(label, y, _strip(given[source], cell))
         for j, target in enumerate(targets):
             if (source, target) in made:
-                page.image(LABEL + (j + 1) * (strip + gap), y, _strip(made[source, target], cell))
-    page.line(LABEL + strip + gap / 2, TITLE, LABEL + strip + gap / 2, page.height - MARGIN)
+                page.image(label + (j + 1) * (strip + gap), y, _strip(made[source, target], cell))
+    page.line(label + strip + gap / 2, TITLE, label + strip + gap / 2, page.height - MARGIN)
     page.save(path)
 
 
@@ -128,7 +132,7 @@ def transition(
         coherence: [T] joint coherence.
         entropy: [T] class entropy in units of log(n_classes).
         path: PNG to write.
-        trained_steps: marked in the panels: the chain's length in training.
+        trained_steps: marked in the panels: the steps that an update of training took.
     """
     count = len(steps)
     if count < 2 or any(b <= a for a, b in itertools.pairwise(steps)):
@@ -152,22 +156,23 @@ def transition(
     cell = _cell(x[0] for x in shown.values())
     groups = [_stack_rows([_strip(x[:, i], cell) for x in shown.values()]) for i in range(chains)]
     height, strip = groups[0].shape[:2]
-    width = LABEL + max(strip, 640) + MARGIN
+    label = _label_width(list(shown))
+    width = label + max(strip, 640) + MARGIN
     top = 2 * TITLE
     below = top + chains * (height + SEAM)
     page = _Page(width, below + PANEL + MARGIN)
-    page.text(LABEL + strip / 2, 0.5 * TITLE, "Langevin step", size=11)
+    page.text(label + strip / 2, 0.5 * TITLE, "Langevin step", size=12)
     for t, step in enumerate(steps):
-        page.text(LABEL + t * (cell + GAP) + cell / 2, 1.5 * TITLE, str(step), size=9)
+        page.text(label + t * (cell + GAP) + cell / 2, 1.5 * TITLE, str(step), size=11)
     for i, group in enumerate(groups):
-        _row_labels(page, list(shown), top + i * (height + SEAM), cell)
-        page.image(LABEL, top + i * (height + SEAM), group)
-    each = (width - LABEL - MARGIN) / 3
+        _row_labels(page, list(shown), top + i * (height + SEAM), cell, label)
+        page.image(label, top + i * (height + SEAM), group)
+    each = (width - label - MARGIN) / 3
     for j, (name, _, colour) in enumerate(panels):
-        axes = page.axes(LABEL + j * each, below + 34, each - 46, PANEL - 74)
+        axes = page.axes(label + j * each, below + 34, each - 46, PANEL - 74)
         axes.plot(steps, series[name], color=colour, marker="o", markersize=3, linewidth=1.4)
-        axes.set_title(name, fontsize=10)
-        axes.set_xlabel("step", fontsize=9)
+        axes.set_title(name, fontsize=11)
+        axes.set_xlabel("step", fontsize=10)
         if steps[-1] > 100:
             axes.set_xscale("symlog", linthresh=50, linscale=1.3)
             marks = [s for s in (0, 25, 50, 100, 200, 500, 1000, 2000, 5000, 10000) if steps[0] <= s <= steps[-1]]
@@ -178,8 +183,9 @@ def transition(
         if trained_steps is not None:
             axes.axvline(trained_steps, color=GREY, linestyle="--", linewidth=1)
             low = name != "energy"  # energies fall
-            axes.annotate("training", (trained_steps, 0 if low else 1), xycoords=("data", "axes fraction"), fontsize=8,
-                          xytext=(3, 4 if low else -10), textcoords="offset points", color=GREY)  # fmt: skip
+            axes.annotate("steps an update", (trained_steps, 0 if low else 1), xycoords=("data", "axes fraction"),
+                          xytext=(3, 5 if low else -11), textcoords="offset points", fontsize=9, color=GREY,
+                          bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5})  # fmt: skip
         _clean(axes)
     page.save(path)
 
@@ -188,24 +194,24 @@ def curves(rows: Sequence[Mapping[str, Any]], path: PathLike) -> None:
     """Training curves, a panel for each group of metrics present.
 
     Args:
-        rows: metric rows as read from JSON lines: `step`, and any of `loss`, `E_q`, `E_p` (their difference is drawn
+        rows: metric rows as read from JSON lines: `update`, and any of `loss`, `E_q`, `E_p` (their difference is drawn
             too), `posterior_scale`, `chain_scale`, `grad_norm`, `energy_grad_norm`. Rows need not have all keys.
         path: PNG to write.
 
     Raises:
-        ValueError: no row has a step and one of these metrics.
+        ValueError: no row has an update and one of these metrics.
     """
     drawn: dict[str, list[tuple[str, list[float], list[float]]]] = {}
     for panel, metrics in PANELS.items():
         for key, label in metrics:
-            points = [(row["step"], _value(row, key)) for row in rows if "step" in row]
+            points = [(row["update"], _value(row, key)) for row in rows if "update" in row]
             x, y = [float(s) for s, v in points if v is not None], [v for _, v in points if v is not None]
             if y:
                 drawn.setdefault(panel, []).append((label, x, y))
     if not drawn:
         known = sorted({k for p in PANELS.values() for key, _ in p for k in ((key,) if isinstance(key, str) else key)})
         got = sorted({k for row in rows for k in row})
-        raise ValueError(f"rows: expected 'step' and some of {known}, got keys {got}")
+        raise ValueError(f"rows: expected 'update' and some of {known}, got keys {got}")
     columns = min(3, len(drawn))
     lines = -(-len(drawn) // columns)
     each = 340
@@ -216,12 +222,16 @@ def curves(rows: Sequence[Mapping[str, Any]], path: PathLike) -> None:
         for (label, x, y), colour, style in zip(lines_drawn, (BLUE, VERMILION), ("-", "--"), strict=False):
             marker = "o" if len(x) == 1 else None  # a point alone makes no line
             axes.plot(x, y, color=colour, linestyle=style, linewidth=1.3, label=label, marker=marker)
-        if panel == "energy difference":
+        if panel == "E_q - E_p":
             axes.axhline(0, color=GREY, linewidth=0.8, linestyle=":")
+        if panel == "gradient norm" and all(v > 0 for _, _, y in lines_drawn for v in y):
+            axes.set_yscale("log")  # the two differ by orders of magnitude
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter(NullFormatter())
         if len(lines_drawn) > 1:
-            axes.legend(fontsize=8, frameon=False)
-        axes.set_title(panel, fontsize=10)
-        axes.set_xlabel("training step", fontsize=9)
+            axes.legend(fontsize=9, frameon=False)
+        axes.set_title(panel, fontsize=11)
+        axes.set_xlabel("update", fontsize=10)
         _clean(axes)
     page.save(path)
 
@@ -298,9 +308,14 @@ def _stack_rows(strips: list[np.ndarray]) -> np.ndarray:
     return np.concatenate(parts[:-1])
 
 
-def _row_labels(page: _Page, names: list[str], top: int, cell: int) -> None:
+def _label_width(names: list[str]) -> int:
+    """Pixels left of the images: LABEL, more for long names."""
+    return max(LABEL, 8 + 8 * max(map(len, names)))
+
+
+def _row_labels(page: _Page, names: list[str], top: int, cell: int, width: int) -> None:
     for i, name in enumerate(names):
-        page.text(LABEL - 6, top + i * (cell + GAP) + cell / 2, name, size=9, ha="right")
+        page.text(width - 6, top + i * (cell + GAP) + cell / 2, name, size=10, ha="right")
 
 
 def _series(name: str, values: ArrayLike, count: int) -> np.ndarray:
@@ -319,5 +334,5 @@ def _value(row: Mapping[str, Any], key: str | tuple[str, str]) -> float | None:
 
 def _clean(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=8)
+    axes.tick_params(labelsize=9)
     axes.grid(alpha=0.25, linewidth=0.6)

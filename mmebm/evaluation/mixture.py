@@ -15,11 +15,11 @@ def fit_mixture(z: Tensor, components: int, seed: int = 0) -> Callable[[int, int
 
     if z.dim() != 2 or len(z) < components:
         raise ValueError(f"z: expected latents [N, d] with N >= components={components}, got {list(z.shape)}")
-    fitted = GaussianMixture(components, covariance_type="full", random_state=seed).fit(z.double().numpy())
+    fitted = GaussianMixture(components, covariance_type="full", random_state=seed % 2**32).fit(z.double().numpy())
     factors = np.linalg.cholesky(fitted.covariances_)
 
     def sample(n: int, seed: int) -> Tensor:
-        random = np.random.default_rng(seed)
+        random = np.random.default_rng(seed % 2**64)
         chosen = random.choice(components, n, p=fitted.weights_)
         noise = random.standard_normal((n, z.shape[1]))
         draws = fitted.means_[chosen] + np.einsum("nij,nj->ni", factors[chosen], noise)

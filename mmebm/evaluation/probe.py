@@ -48,7 +48,7 @@ def linear_probe(z_train: Tensor, y_train: Tensor, z_test: Tensor, y_test: Tenso
         raise ValueError(f"z_test: expected {z_train.shape[1]} dimensions as in z_train, got {z_test.shape[1]}")
     if len(torch.unique(y_train)) < 2:
         raise ValueError(f"y_train: expected at least two classes, got only {int(y_train[0])}")
-    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1_000, random_state=seed))
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1_000, random_state=seed % 2**32))
     probe.fit(_array(z_train), _array(y_train))
     return ProbeResult(
         train=float(probe.score(_array(z_train), _array(y_train))),

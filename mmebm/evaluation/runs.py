@@ -23,9 +23,11 @@ from .classifiers import Classifiers, load_or_train
 from .coherence import class_entropy, joint_coherence
 from .evaluate import evaluate
 
+# Images a block of the grids, which keeps a figure within a page's width.
+JOINT, CROSS = 8, 4
 # The transition figure's steps: every 5 to 50, then every 50 to 500; measured on CHAINS chains, SHOWN of them drawn.
 TRANSITION = (*range(0, 51, 5), *range(100, 501, 50))
-CHAINS, SHOWN = 1000, 4
+CHAINS, SHOWN = 1000, 3
 
 
 def splits(config: Config, *names: str) -> list[MultimodalDataset]:
@@ -96,16 +98,16 @@ def draw_figures(path: Path | str, compare: Mapping[str, Path | str] | None = No
     run, model, seed = Run.open(path), load(path), 0
     config = load_config(run.config)
     train, test = splits(config, "train", "test")
-    joint = {name: load(other).generate(10, seed=seed) for name, other in (compare or {}).items()}
+    joint = {name: load(other).generate(JOINT, seed=seed) for name, other in (compare or {}).items()}
     if isinstance(model.prior, EnergyPrior):
-        joint["p_0"] = model.decode(model.prior.sample_reference(10, seed=seed), seed=seed)
-        joint["energy prior"] = model.generate(10, seed=seed)
+        joint["p_0"] = model.decode(model.prior.sample_reference(JOINT, seed=seed), seed=seed)
+        joint["energy prior"] = model.generate(JOINT, seed=seed)
     else:
-        joint[model.prior.law] = model.generate(10, seed=seed)
+        joint[f"{model.prior.law} prior"] = model.generate(JOINT, seed=seed)
     run.figures.mkdir(exist_ok=True)
     made = [run.figures / name for name in ("joint.png", "cross.png", "curves.png")]
-    figures.sample_grids(joint, made[0])
-    inputs = test.batch(torch.arange(6))
+    figures.sample_grids(joint, made[0], titles={"p_0": "$p_0$, where its chains start"})
+    inputs = test.batch(torch.arange(CROSS))
     figures.cross_grid(inputs, {m: model.cross_generate(inputs, m, seed=seed) for m in model.modalities}, made[1])
     figures.curves(run.rows(), made[2])
     if isinstance(model.prior, EnergyPrior):

@@ -32,7 +32,7 @@ class LangevinInfo:
     mean_energy: Tensor  # [B], over z_0..z_{K-1}
     grad_norm: Tensor  # [B], mean |dE/dz| before the clip
     displacement: Tensor  # [B], mean |z_{k+1} - z_k|
-    non_finite: int
+    non_finite: int | None  # chains; None where check="off"
     coefficients: Tensor  # [K, 3] = (a, b, t)
     rng: Tensor  # [3] = (seed, offset, first chain) at the first step
 
@@ -102,8 +102,9 @@ def _any_energy(
     states, energies = [], []
     totals = z.new_zeros(3, rows if statistics else 0)
     for k in range(steps):
-        with torch.enable_grad():
-            leaf = z.detach().requires_grad_()
+        # A caller in inference mode sees no difference; the clone is an ordinary tensor.
+        with torch.inference_mode(False), torch.enable_grad():
+            leaf = z.detach().clone().requires_grad_()
             e = value(leaf)
             (grad,) = torch.autograd.grad(e.sum(), leaf)
         before, z = z, ops.langevin_update(z, grad, coefficients, rng, k, **hold)  # type: ignore[arg-type]
@@ -190,7 +191,7 @@ def langevin(
         raise TypeError(f"energy: expected a module or a callable z [B, d] -> [B], got {type(energy).__name__}")
 
     eager_cpu = z0.device.type == "cpu" and not torch.compiler.is_compiling()
-    lost = 0
+    lost = None
     if check == "raise" or (check == "auto" and (return_info or eager_cpu)):
         finite = torch.isfinite(chain.z).all(dim=1)
         lost = int((~finite).sum())

@@ -7,17 +7,30 @@ import tomllib
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 Law = Literal["laplace", "normal"]
 Activation = Literal["silu", "gelu", "gelu_tanh", "leaky_relu", "relu", "softplus", "tanh", "elu"]
-Fraction = Field(ge=0.0, le=1.0)
+# TOML and JSON have lists only; what is in them stays strict.
+Widths = Annotated[tuple[PositiveInt, ...], Field(strict=False)]
+Pair = Annotated[tuple[float, float], Field(strict=False)]
+# "--set key=none" is None by the time it comes here.
+Decay = Annotated[Literal["none", "cosine"], BeforeValidator(lambda value: "none" if value is None else value)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class DataConfig(_Section):
@@ -38,7 +51,7 @@ class ModelConfig(_Section):
     likelihood_scale: PositiveFloat = 0.75
     likelihood_scales: dict[str, PositiveFloat] = {}
     rescale: dict[str, PositiveFloat] = {}
-    hidden: tuple[PositiveInt, ...] = (400,)
+    hidden: Widths = (400,)
     samples: PositiveInt = 1
     estimator: Literal["elbo", "iwae", "dreg"] = "elbo"
     beta: PositiveFloat = 1.0
@@ -57,23 +70,29 @@ class PriorConfig(_Section):
     reference: Law = "laplace"
     reference_scale: PositiveFloat | Literal["matched"] = 1.0
     learn_scale: bool = False
-    hidden: tuple[PositiveInt, ...] = (256, 256)
+    hidden: Widths = (256, 256)
     activation: Activation = "silu"
     slope: float = Field(0.2, ge=0.0)
     spectral_norm: PositiveFloat | None = 60.0
     bound: PositiveFloat | None = None
     grad_clip: PositiveFloat | None = None
-    clamp: tuple[float, float] | None = None
+    clamp: Pair | None = None
     steps: PositiveInt = 500
     step_size: PositiveFloat = 0.2
+
+    @model_validator(mode="after")
+    def _box(self) -> PriorConfig:
+        if self.clamp is not None and not self.clamp[0] < self.clamp[1]:
+            raise ValueError(f"clamp: expected lower < upper, got {list(self.clamp)}")
+        return self
 
 
 class EnergyTrainConfig(_Section):
     """The energy's update: chains, optimiser, and what keeps it stable."""
 
     learning_rate: PositiveFloat = 5e-4
-    betas: tuple[float, float] = (0.5, 0.999)
-    decay: Literal["none", "cosine"] = "cosine"
+    betas: Pair = (0.5, 0.999)
+    decay: Decay = "cosine"
     chains: PositiveInt = 512
     steps: PositiveInt = 20
     step_size: PositiveFloat = 0.2
@@ -84,20 +103,26 @@ class EnergyTrainConfig(_Section):
     every: PositiveInt = 1
     largest_gap: PositiveFloat = 1e3
 
+    @model_validator(mode="after")
+    def _momenta(self) -> EnergyTrainConfig:
+        if not all(0.0 <= beta < 1.0 for beta in self.betas):
+            raise ValueError(f"betas: expected two numbers in [0, 1), got {list(self.betas)}")
+        return self
+
 
 class TrainConfig(_Section):
-    """From update `energy_start` on the energy is trained and its value enters the encoders' objective, with a weight
-    that grows linearly to 1 over the next `energy_warmup` updates.
+    """From update `energy_start` on the energy is trained; from `energy_enters` on (never, where None) its value stands
+    in the encoders' objective, with a weight that grows linearly to 1 over the next `energy_warmup` updates.
     """
 
     updates: PositiveInt = 2000
     batch_size: PositiveInt = 128
     learning_rate: PositiveFloat = 1e-3
     amsgrad: bool = True
-    decay: Literal["none", "cosine"] = "none"
+    decay: Decay = "none"
     energy_start: int = Field(0, ge=0)
+    energy_enters: int | None = Field(0, ge=0)
     energy_warmup: int = Field(0, ge=0)
-    energy_in_objective: bool = True
     largest_scale: PositiveFloat = 1e3
     log_every: PositiveInt = 50
     checkpoint_every: PositiveInt = 1000
@@ -129,11 +154,25 @@ class ConfigError(ValueError):
     """The configuration names something unknown or impossible."""
 
 
-def _explain(error: ValidationError, source: str) -> str:
+def _key(location: Sequence[int | str], values: Any) -> str:
+    """The dotted name of what stands there in `values`, without pydantic's own additions for unions."""
+    parts = []
+    for part in location:
+        try:
+            values = values[part]
+        except (KeyError, IndexError, TypeError):
+            break
+        parts.append(str(part))
+    return ".".join(parts) or "configuration"
+
+
+def _explain(error: ValidationError, values: Any, source: str) -> str:
     lines = []
     for item in error.errors():
-        key = ".".join(str(part) for part in item["loc"]) or "configuration"
-        if item["type"] == "extra_forbidden":
+        key = _key(item["loc"], values)
+        if item["type"] == "value_error":  # ours; it begins with the key's last part
+            lines.append(f"{key}.{item['ctx']['error']}")
+        elif item["type"] == "extra_forbidden":
             section: Any = Config
             for part in item["loc"][:-1]:
                 section = section.model_fields[str(part)].annotation
@@ -148,7 +187,7 @@ def parse(values: dict[str, Any], source: str = "configuration") -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(_explain(error, source)) from None
+        raise ConfigError(_explain(error, values, source)) from None
 
 
 def presets() -> list[str]:

@@ -22,7 +22,7 @@ from mmebm.priors import EnergyPrior
 from mmebm.sampling.streams import Stream
 
 from .build import build_model
-from .config import Config
+from .config import Config, load_config
 from .energy import EnergyUpdate, TrainingDiverged, cosine
 from .run import Run
 
@@ -58,9 +58,9 @@ class Trainer:
     def energy_weight(self) -> float:
         """What E's value counts in the encoders' objective at this update."""
         train = self.config.train
-        if not train.energy_in_objective or self.updates < train.energy_start:
+        if train.energy_enters is None or self.updates < train.energy_enters:
             return 0.0
-        return min(1.0, (self.updates - train.energy_start + 1) / max(1, train.energy_warmup))
+        return min(1.0, (self.updates - train.energy_enters + 1) / max(1, train.energy_warmup))
 
     def update(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         train = self.config.train
@@ -149,8 +149,15 @@ def train(
     """Trains the configured model on `data` and leaves weights, state and metrics in `run_folder`.
 
     `resume` continues the run found there, bit for bit on the same machine. Errors: FileExistsError for a folder in
-    use, TrainingDiverged (after a checkpoint) when a quantity leaves its range.
+    use, ValueError for a resumed run of another configuration, TrainingDiverged (after a checkpoint) when a quantity
+    leaves its range.
     """
+    if config.prior.name == "energy" and config.prior.reference_scale == "matched":
+        raise ValueError(
+            "prior.reference_scale: 'matched' is for priors fitted to given latents; training takes a number"
+        )
+    if resume and load_config(Run.open(run_folder).config) != config:
+        raise ValueError(f"resume: expected the configuration in {run_folder}, got another one")
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     model = build_model(config, data.shapes)

@@ -57,7 +57,8 @@ class Run:
         if run.path.exists() and any(run.path.iterdir()):
             if not force:
                 raise FileExistsError(f"{run.path}: exists and is not empty; resume it, choose another, or force")
-            if not run.config.is_file():
+            # Others' folders of weights have a config.json too.
+            if not (run.config.is_file() and (run.path / "environment.json").is_file()):
                 raise FileExistsError(f"{run.path}: is not a run folder; nothing in it was touched")
             for stale in (
                 run.metrics,

@@ -126,13 +126,13 @@ METRICS = ("loss", "E_q", "E_p", "posterior_scale", "chain_scale", "grad_norm")
 
 
 def test_curves_draw_the_keys_present(tmp_path: Path) -> None:
-    rows = [{"step": k, **{m: math.sin(k + i) for i, m in enumerate(METRICS)}} for k in range(30)]
+    rows = [{"update": k, **{m: math.sin(k + i) for i, m in enumerate(METRICS)}} for k in range(30)]
     curves(rows, tmp_path / "all.png")
     assert pixels(tmp_path / "all.png").shape == (2 * (PANEL + MARGIN) + MARGIN, 3 * 340 + MARGIN, 3)
-    curves([{"step": r["step"], "loss": r["loss"], "other": "words"} for r in rows], tmp_path / "loss.png")
+    curves([{"update": r["update"], "loss": r["loss"], "other": "words"} for r in rows], tmp_path / "loss.png")
     one = pixels(tmp_path / "loss.png")
     assert one.shape == (PANEL + 2 * MARGIN, 340 + MARGIN, 3)
-    curves([{"step": r["step"], "loss": -r["loss"]} for r in rows], tmp_path / "other.png")
+    curves([{"update": r["update"], "loss": -r["loss"]} for r in rows], tmp_path / "other.png")
     assert (pixels(tmp_path / "other.png") != one).any()
 
 
@@ -146,18 +146,18 @@ def test_curves_take_the_difference_where_both_are_there(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(figures.Axes, "plot", record)
     rows: list[dict[str, Any]] = [
-        {"step": 0, "E_q": 1.0},
-        {"step": 5, "E_q": 2.0, "E_p": 0.5},
-        {"step": 9, "E_q": None, "loss": float("nan")},
+        {"update": 0, "E_q": 1.0},
+        {"update": 5, "E_q": 2.0, "E_p": 0.5},
+        {"update": 9, "E_q": None, "loss": float("nan")},
     ]
     curves(rows, tmp_path / "f.png")
     assert ("E_q - E_p", [5.0], [1.5]) in drawn
     assert ("posterior E_q", [0.0, 5.0], [1.0, 2.0]) in drawn and ("chains E_p", [5.0], [0.5]) in drawn
 
 
-@pytest.mark.parametrize("rows", [[], [{"loss": 1.0}], [{"step": 1, "accuracy": 1.0}]])
+@pytest.mark.parametrize("rows", [[], [{"loss": 1.0}], [{"update": 1, "accuracy": 1.0}]])
 def test_curves_of_nothing_are_refused(tmp_path: Path, rows: list[dict[str, float]]) -> None:
-    with pytest.raises(ValueError, match="rows: expected 'step' and some of"):
+    with pytest.raises(ValueError, match="rows: expected 'update' and some of"):
         curves(rows, tmp_path / "f.png")
     assert not list(tmp_path.iterdir())
 

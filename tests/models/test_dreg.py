@@ -198,7 +198,7 @@ class Leaves(nn.Module):
 
 
 def test_dreg_and_iwae_agree_in_the_mean() -> None:
-    """Both are unbiased for one Gaussian expert. 4 coordinates at 4.5 standard errors: a false alarm in 30,000 seeds."""
+    """Both are unbiased for one Gaussian expert; 4 coordinates at 4.5 standard errors err for one seed in 30,000."""
     rows, dim = 20_000, 2
     x = {"only": torch.tensor([[1.2, -0.7, 0.4]], dtype=torch.float64).expand(rows, 3)}
     gradients = {}

@@ -1,4 +1,4 @@
-"""Each objective against its formula, written out in float64 with torch.distributions: values, weights and gradients."""
+"""Each objective against its formula written out in float64 with torch.distributions: values, weights, gradients."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def evaluate(model: MultimodalVAE, x: dict[str, Tensor], energy_weight: float = 
     return model.objective(x, Stream(SEED, OFFSET), energy_weight=energy_weight)
 
 
-# -----------------------------------------------------------------------------------------------------------------------
+# The objectives ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("posterior", ["laplace", "normal"])
@@ -210,7 +210,7 @@ def test_log_z_moves_the_value_and_no_gradient(estimator: str) -> None:
     draws = Laplace(torch.zeros(D).double(), model.prior.log_scale.exp()).sample((200,))
     log_z = torch.stack([-energy(model.prior, z) for z in draws]).exp().mean().log()
     value = bound_of(log_weights(model, x, 1.0)[0] - model.beta * log_z, estimator)
-    assert abs(float(log_z)) > 1e-3
+    assert abs(log_z.item()) > 1e-3
     torch.testing.assert_close(found.value - value.detach(), model.beta * log_z.detach(), rtol=1e-9, atol=0.0)
     parameters = model.model_parameters()
     expected = torch.autograd.grad(-value, parameters, retain_graph=True)
@@ -266,14 +266,14 @@ def test_metrics(name: str, prior: str) -> None:
     for k, m, b in product(range(2), range(3), range(3)):
         z = found.z[k, m, b]
         log_q = (sum(q[j][b].log_prob(z).sum().exp() for j in range(3)) / 3).log()
-        kl.append(float(log_q - log_prior(model.prior, z, 0.0)))
-        energies.append(float(energy(model.prior, z)) if prior == "energy" else 0.0)
+        kl.append((log_q - log_prior(model.prior, z, 0.0)).item())
+        energies.append(energy(model.prior, z).item() if prior == "energy" else 0.0)
     assert float(found.metrics["kl_reference"]) == pytest.approx(math.fsum(kl) / len(kl), rel=1e-10)
     assert float(found.metrics["energy"]) == pytest.approx(math.fsum(energies) / len(energies), rel=1e-10)
     loc = torch.stack([torch.stack([e.loc for e in row]) for row in q]).reshape(-1, D)
     within = torch.stack([torch.stack([e.variance for e in row]) for row in q]).reshape(-1, D)
     spread = ((loc - loc.mean(0)).square().mean(0) + within.mean(0)).mean().sqrt()  # the law of total variance
-    assert float(found.metrics["posterior_scale"]) == pytest.approx(float(spread), rel=1e-10)
+    assert float(found.metrics["posterior_scale"]) == pytest.approx(spread.item(), rel=1e-10)
     # The parts add up to the whole: sum of lambda log p - KL, beta = 1.
     whole = sum(RESCALE[m] * float(found.metrics[f"log_likelihood/{m}"]) for m in names)
     whole -= float(found.metrics["kl_reference"]) + 0.3 * float(found.metrics["energy"])
