@@ -1,4 +1,4 @@
-"""`python -m bench` lists the cases; `python -m bench run CASE [--folder DIR]` runs one, `report CASE` prints its table."""
+"""`python -m bench` lists the cases, `run CASE [--folder DIR]` runs one, `report CASE` prints its table."""
 
 from __future__ import annotations
 

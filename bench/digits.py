@@ -1,7 +1,7 @@
 """digits: the energy prior against a separately trained plain prior and Gaussian mixtures, two models, three seeds.
 
-Rows of the table, for each model: (a) a model trained with the plain prior, drawn from p_0; (b) a Gaussian mixture of ten
-full-covariance components fitted to (a)'s posterior; (c) the model trained with the energy prior, drawn by its chains;
+Rows of the table, for each model: (a) a model trained with the plain prior, drawn from p_0; (b) a Gaussian mixture of
+ten full-covariance components fitted to (a)'s posterior; (c) the model trained with the energy prior, drawn by chains;
 (d) such a mixture on (c)'s posterior; (e) (c)'s model drawn from p_0, for information. (a) and (c) have the same nets,
 updates, seeds and batches; settings were chosen on the validation split, the table is of the test split.
 """
@@ -101,8 +101,8 @@ def report() -> str:
         lines.append(f"| {version} | collapse of (c) against (a) | {_verdicts(rows, version)} | | | |")
     first = rows[0]
     lines.append(
-        f"\n{len(SEEDS)} seeds, {first['n']} samples each; classifiers reach {first['classifier_accuracy']} at least, real "
-        f"tuples agree on {first['real_agreement']}; torch {first['torch']}, mmebm {first['mmebm']} at {first['revision']}."
+        f"\n{len(SEEDS)} seeds, {first['n']} samples each; classifiers reach {first['classifier_accuracy']} at least, "
+        f"real tuples agree on {first['real_agreement']}; torch {first['torch']}, revision {first['revision']}."
     )
     return "\n".join(lines)
 
@@ -115,7 +115,7 @@ def _verdicts(rows: list[dict[str, str]], version: str) -> str:
             for name in ("c energy prior, chains", "a plain prior, p_0")
         )
         pair = [
-            JointResult(float(r["coherence"]), float(r["entropy"]), {}, {"mean": float(r["mean_frechet"])}, int(r["n"]))
+            JointResult(float(r["coherence"]), float(r["entropy"]), {}, {"": float(r["mean_frechet"])}, int(r["n"]))
             for r in (energy, plain)
         ]
         verdicts.append("yes" if collapse(*pair).collapsed else "no")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
@@ -53,6 +54,7 @@ class EnergyMLP(nn.Module):
         activation: str = "silu",
         slope: float = 0.2,
         spectral_norm: float | None = None,
+        input_scale: float | Tensor = 1.0,
     ) -> None:
         super().__init__()
         if activation not in ACTIVATIONS:
@@ -64,6 +66,7 @@ class EnergyMLP(nn.Module):
         widths = (dim, *hidden, 1)
         self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(widths))
         self.dim, self.activation, self.slope, self.gain = dim, activation, slope, spectral_norm
+        self.register_buffer("input_scale", torch.as_tensor(input_scale, dtype=torch.float32).expand(dim).clone())
         if spectral_norm is not None:
             for layer in self.layers:
                 parametrizations.spectral_norm(layer)
@@ -72,6 +75,7 @@ class EnergyMLP(nn.Module):
         """Weights as they are now; parametrizations are evaluated once per call of this."""
         linears = [layer for layer in self.layers if isinstance(layer, nn.Linear)]
         weights = [layer.weight for layer in linears]
+        weights[0] = weights[0] / self.input_scale
         if self.gain is not None:
             weights[-1] = weights[-1] * self.gain
         return Network(weights, [layer.bias for layer in linears], self.activation, self.slope)

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from mmebm import cli
 from mmebm.evaluation import runs
 from mmebm.priors import EnergyPrior, StandardLaplace
-from mmebm.training import load, load_config
+from mmebm.training import Run, load, load_config
 
 HELP = {
     "train": ["--config", "--preset", "--set", "--output", "--resume", "--force", "train.updates=500"],
@@ -129,7 +129,7 @@ def test_train_leaves_a_run(mmebm: Mmebm, tiny: list[str], tiny_runs: dict[str, 
     assert ended.code == 0 and ended.err == ""
     assert f"trained: {folder}\n" in ended.out
     assert set(contents(folder)) == {
-        "config.json", "environment.json", "metrics.jsonl", "model.safetensors", "state.json", "state.safetensors"
+        "checkpoint.safetensors", "config.json", "environment.json", "metrics.jsonl", "model.safetensors"
     }  # fmt: skip
     assert load_config(folder / "config.json") == load_config("digits", tiny)
     assert [row["update"] for row in rows(folder)] == [2, 4, 6]
@@ -238,10 +238,10 @@ def test_an_interrupted_run_is_resumed(
     with monkeypatch.context() as patch:
         patch.setattr(cli, "progress_bar", interrupted)
         assert mmebm("train", *digits(*tiny), "--output", tmp_path / "run").code != 0
-    assert json.loads((tmp_path / "run/state.json").read_text())["updates"] == 3
+    assert Run(tmp_path / "run").counters()["updates"] == 3
     assert mmebm("train", "--resume", "--output", tmp_path / "run").code == 0
     assert rows(tmp_path / "run") == rows(tiny_runs["energy"])
-    for name in ("model", "state"):
+    for name in ("model", "checkpoint"):
         assert same_tensors(tmp_path / f"run/{name}.safetensors", tiny_runs["energy"] / f"{name}.safetensors")
 
 
@@ -255,7 +255,7 @@ def test_a_finished_run_is_resumed_in_vain_or_for_longer(mmebm: Mmebm, run: Path
     (run / "config.json").write_text(json.dumps(values))
     assert mmebm("train", "--resume", "--output", run).code == 0
     assert [row["update"] for row in rows(run)] == [2, 4, 6, 8]
-    assert json.loads((run / "state.json").read_text())["updates"] == 8
+    assert Run(run).counters()["updates"] == 8
     assert contents(run)["model.safetensors"] != before["model.safetensors"]
 
 
@@ -271,7 +271,7 @@ def test_divergence_says_what_to_do_and_keeps_the_state(mmebm: Mmebm, tiny: list
     ended = mmebm("train", *digits(*tiny, "train.energy.largest_gap=1e-9"), "--output", tmp_path / "run")
     assert ended.code == 1
     assert re.search(r"^error: update 2: E_gap is .*, over 1e-09.*prior\.spectral_norm", ended.err, re.M)
-    assert json.loads((tmp_path / "run/state.json").read_text())["updates"] == 2 and load(tmp_path / "run") is not None
+    assert Run(tmp_path / "run").counters()["updates"] == 0 and load(tmp_path / "run") is not None
 
 
 # Evaluate and figures -----------------------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ def mixture_log_prob_backward(
     """The gradient of sum g log q in z, and where `parameters`, in loc and scale (else empty)."""
     each, absent, count = _components(z, loc, scale, present, law)
     empty = count == 0
-    weight = torch.softmax(each.masked_fill(empty, 0.0), 0).masked_fill(empty, 0.0) * g  # [M, .., B]
+    weight = torch.softmax(each.masked_fill(empty, 0.0), 0) * g  # [M, .., B]
     weight = weight.unsqueeze(-1)
     spread = _by_expert(z, scale)
     u = (z - _by_expert(z, loc)) / spread

@@ -19,7 +19,7 @@ def build_prior(config: PriorConfig, dim: int) -> Prior | EnergyPrior:
     """The prior on z [dim]; a scale "matched" to data is 1 until its trainer sets it."""
     if config.name != "energy":
         return {"laplace": StandardLaplace, "normal": StandardNormal}[config.name](dim)
-    energy = EnergyMLP(dim, config.hidden, config.activation, config.slope, config.spectral_norm)
+    energy = EnergyMLP(dim, config.hidden, config.activation, config.slope, config.spectral_norm, config.input_scale)
     scale = 1.0 if config.reference_scale == "matched" else config.reference_scale
     return EnergyPrior(
         energy,

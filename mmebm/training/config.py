@@ -73,6 +73,7 @@ class PriorConfig(_Section):
     hidden: Widths = (256, 256)
     activation: Activation = "silu"
     slope: float = Field(0.2, ge=0.0)
+    input_scale: PositiveFloat = 0.1
     spectral_norm: PositiveFloat | None = 60.0
     bound: PositiveFloat | None = None
     grad_clip: PositiveFloat | None = None
@@ -88,7 +89,7 @@ class PriorConfig(_Section):
 
 
 class EnergyTrainConfig(_Section):
-    """The energy's update: chains, optimiser, and what keeps it stable."""
+    """The energy's update: chains, optimiser, and what keeps it stable; `repeats` updates for each of the model's."""
 
     learning_rate: PositiveFloat = 5e-4
     betas: Pair = (0.5, 0.999)
@@ -100,7 +101,7 @@ class EnergyTrainConfig(_Section):
     reinitialise: float = Field(0.02, ge=0.0, le=1.0)
     regularisation: float = Field(0.0, ge=0.0)
     max_grad_norm: PositiveFloat | None = None
-    every: PositiveInt = 1
+    repeats: PositiveInt = 1
     largest_gap: PositiveFloat = 1e3
 
     @model_validator(mode="after")

@@ -51,7 +51,7 @@ class Trainer:
         self.energy: EnergyUpdate | None = None
         if isinstance(model.prior, EnergyPrior):
             # A stream of its own: the model's noise is the same whether or not an energy is trained beside it.
-            total = max(1, (train.updates - train.energy_start) // train.energy.every)
+            total = max(1, (train.updates - train.energy_start) * train.energy.repeats)
             self.energy = EnergyUpdate(model.prior, train.energy, Stream(~config.seed, device=device), total)
         self.updates = 0
 
@@ -76,8 +76,10 @@ class Trainer:
             "objective": objective.value,
             "grad_norm": norms,
         } | objective.metrics
-        if self.energy is not None and self.updates >= train.energy_start and self.updates % train.energy.every == 0:
-            metrics |= self.energy.step(objective.z, objective.weights)
+        if self.energy is not None and self.updates >= train.energy_start:
+            for _ in range(train.energy.repeats):
+                measured = self.energy.step(objective.z, objective.weights)
+            metrics |= measured
         self.updates += 1
         return metrics
 
@@ -149,8 +151,8 @@ def train(
     """Trains the configured model on `data` and leaves weights, state and metrics in `run_folder`.
 
     `resume` continues the run found there, bit for bit on the same machine. Errors: FileExistsError for a folder in
-    use, ValueError for a resumed run of another configuration, TrainingDiverged (after a checkpoint) when a quantity
-    leaves its range.
+    use, ValueError for a resumed run of another configuration, TrainingDiverged when a quantity leaves its
+    range; the last checkpoint before that stays.
     """
     if config.prior.name == "energy" and config.prior.reference_scale == "matched":
         raise ValueError(
@@ -168,6 +170,7 @@ def train(
         run.keep_rows_until(trainer.updates)
     else:
         run = Run.create(run_folder, config, data.shapes, force=force)
+        run.save(model, trainer.tensors(), trainer.counters())
     settings = config.train
     began, counted = time.perf_counter(), trainer.updates
     for index in batches(len(data), settings.batch_size, config.seed, trainer.updates):
@@ -180,11 +183,7 @@ def train(
             rate = (done - counted) / (time.perf_counter() - began)
             began, counted = time.perf_counter(), done
             run.log({"update": done, **row, "updates_per_second": round(rate, 3)})
-            try:
-                trainer.check(row)
-            except TrainingDiverged:
-                run.save(model, trainer.tensors(), trainer.counters())
-                raise
+            trainer.check(row)
             if progress is not None:
                 progress(done, row | {"updates_per_second": rate})
         if done % settings.checkpoint_every == 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -41,6 +43,10 @@ class Run:
         return self.path / "model.safetensors"
 
     @property
+    def checkpoint(self) -> Path:
+        return self.path / "checkpoint.safetensors"
+
+    @property
     def evaluation(self) -> Path:
         return self.path / "evaluation.json"
 
@@ -60,14 +66,9 @@ class Run:
             # Others' folders of weights have a config.json too.
             if not (run.config.is_file() and (run.path / "environment.json").is_file()):
                 raise FileExistsError(f"{run.path}: is not a run folder; nothing in it was touched")
-            for stale in (
-                run.metrics,
-                run.weights,
-                run.evaluation,
-                run.path / "state.safetensors",
-                run.path / "state.json",
-            ):
+            for stale in (run.metrics, run.weights, run.checkpoint, *run.path.glob("evaluation*.json")):
                 stale.unlink(missing_ok=True)
+            shutil.rmtree(run.figures, ignore_errors=True)
         run.path.mkdir(parents=True, exist_ok=True)
         _write_json(run.config, config.model_dump(mode="json"))
         _write_json(run.path / "environment.json", environment() | {"shapes": {m: list(s) for m, s in shapes.items()}})
@@ -89,7 +90,10 @@ class Run:
             file.write(json.dumps(row) + "\n")
 
     def rows(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.metrics.read_text().splitlines()] if self.metrics.exists() else []
+        if not self.metrics.exists():
+            return []
+        # A line that a kill cut short has no end.
+        return [json.loads(line) for line in self.metrics.read_text().splitlines(True) if line.endswith("\n")]
 
     def keep_rows_until(self, update: int) -> None:
         """Forget metrics after `update`: a resumed run writes them again."""
@@ -97,18 +101,25 @@ class Run:
         self.metrics.write_text("".join(json.dumps(row) + "\n" for row in kept))
 
     def save(self, model: MultimodalVAE, tensors: Mapping[str, Tensor], counters: Mapping[str, Any]) -> None:
-        """Weights and training state, each replaced in one step; the counters last, since they say it is whole."""
-        _save(self.weights, model.state_dict())
-        _save(self.path / "state.safetensors", tensors)
-        _write_json(self.path / "state.json", dict(counters))
+        """The weights for use, and the checkpoint to resume from: one file, whole or not there."""
+        weights = model.state_dict()
+        _save(self.weights, weights)
+        state = {f"weights.{name}": t for name, t in weights.items()} | dict(tensors)
+        _save(self.checkpoint, state, {"counters": json.dumps(counters)})
+
+    def counters(self) -> dict[str, Any]:
+        """How far the checkpoint is: updates and noise offsets."""
+        if not self.checkpoint.is_file():
+            raise FileNotFoundError(f"{self.path}: has no checkpoint to resume from")
+        with safe_open(self.checkpoint, "pt") as file:
+            return json.loads(file.metadata()["counters"])
 
     def restore(self, model: MultimodalVAE) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Loads the weights into `model`; returns the training state's tensors and counters."""
-        counters = self.path / "state.json"
-        if not counters.is_file():
-            raise FileNotFoundError(f"{self.path}: has no checkpoint to resume from")
-        model.load_state_dict(load_file(self.weights))
-        return load_file(self.path / "state.safetensors"), json.loads(counters.read_text())
+        counters, tensors = self.counters(), load_file(self.checkpoint)
+        weights = {name: tensors.pop(name) for name in list(tensors) if name.startswith("weights.")}
+        model.load_state_dict({name.removeprefix("weights."): t for name, t in weights.items()})
+        return tensors, counters
 
 
 def load(path: Path | str) -> MultimodalVAE:
@@ -145,9 +156,9 @@ def _processor() -> str:
     return platform.processor()
 
 
-def _save(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def _save(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     temporary = path.with_suffix(".tmp")
-    save_file({name: t.detach().contiguous().clone() for name, t in tensors.items()}, temporary)
+    save_file({name: t.detach().contiguous().clone() for name, t in tensors.items()}, temporary, metadata)
     os.replace(temporary, path)
 
 

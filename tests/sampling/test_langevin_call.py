@@ -258,6 +258,28 @@ def test_an_energy_mlp_is_its_sequential() -> None:
     torch.testing.assert_close(mlp(z), net(z).squeeze(1))
 
 
+def test_the_gain_is_the_norm_of_the_last_layer_and_one_that_of_the_others() -> None:
+    mlp = mmebm.EnergyMLP(DIM, (4,), spectral_norm=3.0).double()
+    for _ in range(300):  # power iterations, one a reading
+        mlp.network()
+    first, last = (torch.linalg.matrix_norm(w, 2).item() for w in mlp.eval().network().weights)
+    assert first == pytest.approx(1.0) and last == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"activation": "swish"}, "activation: expected one of .*got 'swish'"),
+        ({"dim": 0}, "dim, hidden: expected widths >= 1"),
+        ({"hidden": (4, 0)}, "dim, hidden: expected widths >= 1"),
+        ({"spectral_norm": 0.0}, "spectral_norm: expected a gain > 0 or None, got 0"),
+    ],
+)
+def test_an_impossible_network_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        mmebm.EnergyMLP(**{"dim": DIM} | change)
+
+
 class Twisted(nn.Sequential):
     def forward(self, z: Tensor) -> Tensor:
         return super().forward(z) + z.square().sum(1, keepdim=True)
@@ -416,6 +438,15 @@ def test_lost_chains_are_counted(options: dict[str, Any]) -> None:
     message = str(error.value)
     assert message.startswith("3 of 5 chains are not finite after 20 steps (largest a=0.5, b=0.125")
     assert ("mean |dE/dz| of the finite ones" in message) == ("return_info" in options)
+
+
+def test_infinite_chains_are_lost_as_nan_ones_are() -> None:
+    z = torch.zeros(3, DIM, dtype=torch.float64)
+    z[1] = 1e308
+    table = given(coefficients=torch.tensor([[10.0, 0.0, 1.0]]), steps=1)
+    assert torch.isinf(sample(quadratic, z, **table, check="off")[1]).all()
+    with pytest.raises(mmebm.NonFiniteChains, match=r"^1 of 3 chains"):
+        sample(quadratic, z, **table)
 
 
 def test_lost_chains_of_a_network_are_counted() -> None:

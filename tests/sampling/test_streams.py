@@ -98,6 +98,8 @@ def test_choices_are_uniform(n: int) -> None:
 
 
 def test_choices_belong_to_step_and_chain() -> None:
+    word = words(torch.tensor([11, 2, 3]), 1, 1000, 1, 3)[0, :, 0, 0]
+    assert choose(rng_state(11, 2, 3), 1000, 7).tolist() == [int(w) * 7 // 2**32 for w in word]
     whole = choose(rng_state(11, 2, 3), 1000, 7)
     assert torch.equal(choose(rng_state(11, 2, 503), 500, 7), whole[500:])
     # independent draws agree in a seventh of the rows, at 5 standard errors
