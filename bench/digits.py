@@ -41,7 +41,7 @@ MEASURES = ("coherence", "standard_error", "entropy", "mean_frechet")
 def _trained(folder: Path, version: str, kind: str, seed: int) -> dict[str, Any]:
     path = folder / f"{version}-{kind}-{seed}"
     if not (path / "evaluation.json").exists():
-        config = load_config(PRESETS[version], [*OVERRIDES[kind], f"seed={seed}"])
+        config = load_config(PRESETS[version], [*OVERRIDES[kind], f"seed={seed}", "threads=1"])
         dataset = data.load(config.data.name, "train", **config.data.options)
         train(config, dataset, path, force=True)
         evaluate_run(path)

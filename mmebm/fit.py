@@ -21,7 +21,7 @@ from mmebm.models import MultimodalVAE
 from mmebm.priors import EnergyPrior
 from mmebm.training.build import build_prior
 from mmebm.training.config import Config, load_config, overridden, parse
-from mmebm.training.energy import fit_energy_prior
+from mmebm.training.energy import fit_energy_prior, settings_for
 from mmebm.training.run import Run, load
 
 # Draws of a run's posterior that stand for it.
@@ -98,19 +98,16 @@ def fit_prior_of(
 ) -> tuple[Path, dict[str, dict[str, Any]]]:
     """Fits, saves, and for a run measures: the folder, and joint coherence by sampler on the validation split.
 
-    Settings are those of preset `digits`, then `overrides` ("prior.bound=20", "train.energy.steps=50").
+    Settings are `settings_for` the latents, then `overrides` ("prior.bound=20", "train.energy.steps=50").
     """
     if (run is None) == (latents is None):
         raise ValueError("run, latents: expected exactly one of them")
     if latents is not None and output is None:
         raise ValueError("output: expected a folder for a prior fitted to a file of latents")
-    preset = load_config("digits")
     for assignment in overrides:
         if not assignment.strip().startswith(("prior.", "train.energy.")):
             raise ValueError(f"--set {assignment!r}: fitting a prior takes keys under prior. and train.energy.")
-    config = overridden({"prior": preset.prior.model_dump(), "train": preset.train.model_dump()}, overrides)
-    if config.prior.name != "energy":
-        raise ValueError(f"prior.name: expected 'energy', the prior that is fitted, got {config.prior.name!r}")
+    overridden({}, overrides)  # a bad key is refused before anything is read
     folder = output or Run.open(run).path / "fitted-prior"  # type: ignore[arg-type]
     if (folder / "prior.json").exists() and not force:
         raise FileExistsError(f"{folder}: holds a fitted prior; choose another folder or force")
@@ -119,6 +116,10 @@ def fit_prior_of(
     else:
         model, settings = load(run), load_config(Run.open(run).config)  # type: ignore[arg-type]
         z, _ = posterior_draws(model, splits(settings, "train")[0], LATENTS, seed)
+    matched, chains = settings_for(z)
+    config = overridden({"prior": matched.model_dump(), "train": {"energy": chains.model_dump()}}, overrides)
+    if config.prior.name != "energy":
+        raise ValueError(f"prior.name: expected 'energy', the prior that is fitted, got {config.prior.name!r}")
     prior = fit_energy_prior(
         z, prior=config.prior, train=config.train.energy, updates=updates, seed=seed, progress=progress
     )

@@ -70,7 +70,7 @@ class PriorConfig(_Section):
     reference: Law = "laplace"
     reference_scale: PositiveFloat | Literal["matched"] = 1.0
     learn_scale: bool = False
-    hidden: Widths = (256, 256)
+    hidden: Widths = (128, 128)
     activation: Activation = "silu"
     slope: float = Field(0.2, ge=0.0)
     input_scale: PositiveFloat = 0.1
@@ -78,8 +78,8 @@ class PriorConfig(_Section):
     bound: PositiveFloat | None = None
     grad_clip: PositiveFloat | None = None
     clamp: Pair | None = None
-    steps: PositiveInt = 500
-    step_size: PositiveFloat = 0.2
+    steps: PositiveInt = 300
+    step_size: PositiveFloat = 0.1
 
     @model_validator(mode="after")
     def _box(self) -> PriorConfig:
@@ -91,17 +91,17 @@ class PriorConfig(_Section):
 class EnergyTrainConfig(_Section):
     """The energy's update: chains, optimiser, and what keeps it stable; `repeats` updates for each of the model's."""
 
-    learning_rate: PositiveFloat = 5e-4
+    learning_rate: PositiveFloat = 1e-3
     betas: Pair = (0.5, 0.999)
     decay: Decay = "cosine"
-    chains: PositiveInt = 512
+    chains: PositiveInt = 256
     steps: PositiveInt = 20
-    step_size: PositiveFloat = 0.2
+    step_size: PositiveFloat = 0.1
     persistent: bool = True
     reinitialise: float = Field(0.02, ge=0.0, le=1.0)
     regularisation: float = Field(0.0, ge=0.0)
     max_grad_norm: PositiveFloat | None = None
-    repeats: PositiveInt = 1
+    repeats: PositiveInt = 3
     largest_gap: PositiveFloat = 1e3
 
     @model_validator(mode="after")
@@ -120,10 +120,10 @@ class TrainConfig(_Section):
     batch_size: PositiveInt = 128
     learning_rate: PositiveFloat = 1e-3
     amsgrad: bool = True
-    decay: Decay = "none"
-    energy_start: int = Field(0, ge=0)
-    energy_enters: int | None = Field(0, ge=0)
-    energy_warmup: int = Field(0, ge=0)
+    decay: Decay = "cosine"
+    energy_start: int = Field(100, ge=0)
+    energy_enters: int | None = Field(500, ge=0)
+    energy_warmup: int = Field(300, ge=0)
     largest_scale: PositiveFloat = 1e3
     log_every: PositiveInt = 50
     checkpoint_every: PositiveInt = 1000

@@ -99,6 +99,17 @@ class EnergyUpdate:
         return {"updates": self.updates, "offset": self.stream.offset}
 
 
+def settings_for(z: Tensor) -> tuple[PriorConfig, EnergyTrainConfig]:
+    """Settings on the scale of latents z [n, d]: p_0 matched, the energy's input and the chains' step in units of z.
+
+    With s the mean standard deviation of z's coordinates, input_scale = step_size = s / 6: docs/training.md, measured
+    on latents with s = 0.5, where an input scale of 1 left the energy far too smooth to resolve the modes.
+    """
+    unit = float(z.std(0, correction=0).mean().clamp_min(1e-6)) / 6.0
+    prior = PriorConfig(reference_scale="matched", input_scale=unit, step_size=unit)
+    return prior, EnergyTrainConfig(step_size=unit)
+
+
 def match_reference(prior: EnergyPrior, z: Tensor) -> None:
     """Set p_0's scale to the maximum-likelihood one of z [n, d] (location 0)."""
     spread = z.abs().mean(0) if prior.reference == "laplace" else z.square().mean(0).sqrt()
@@ -119,16 +130,16 @@ def fit_energy_prior(
 ) -> EnergyPrior:
     """Fit an energy-based prior to latents z [n, d] of a frozen posterior, or anybody's latents.
 
-    Every update takes `batch_size` rows of z as positives. `progress(update, metrics)` is called every `log_every`
-    updates. Errors: ValueError for empty, non-finite or misshapen z; RuntimeError when the fit diverges.
+    `prior` and `train` default to `settings_for(z)`. Every update takes `batch_size` rows of z as positives.
+    `progress(update, metrics)` is called every `log_every` updates. Errors: ValueError for empty, non-finite or misshapen z; RuntimeError when the fit diverges.
     """
     if not isinstance(z, Tensor) or z.dim() != 2 or len(z) < 1:
         raise ValueError(f"z: expected latents [n, d] with n >= 1, got {getattr(z, 'shape', type(z).__name__)}")
     if not bool(torch.isfinite(z).all()):
         raise ValueError(f"z: expected finite numbers, got {int((~torch.isfinite(z)).any(1).sum())} rows that are not")
     z = z.detach().float()
-    prior = prior or PriorConfig()
-    train = train or EnergyTrainConfig()
+    matched = settings_for(z)
+    prior, train = prior or matched[0], train or matched[1]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         fitted = build_prior(prior.model_copy(update={"name": "energy"}), z.shape[1])

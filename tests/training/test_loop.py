@@ -29,7 +29,10 @@ TINY = {
         "log_every": 1,
         "checkpoint_every": 5,
         "decay": "cosine",
-        "energy": {"chains": 16, "steps": 4, "reinitialise": 0.2},
+        "energy_start": 0,
+        "energy_enters": 0,
+        "energy_warmup": 0,
+        "energy": {"chains": 16, "steps": 4, "reinitialise": 0.2, "repeats": 1, "step_size": 0.2},
     },
 }
 
@@ -120,7 +123,7 @@ def test_the_models_noise_does_not_depend_on_the_energy(tmp_path: Path, estimato
 
 
 def test_only_the_energys_update_moves_the_energy() -> None:
-    settings = config("train.energy_start=2", "train.energy.every=2")
+    settings = config("train.energy_start=2")
     model = build_model(settings, tiny_data().shapes)
     trainer, moved = Trainer(model, settings), []
     for index in batches(37, 8, 3):
@@ -201,7 +204,7 @@ VARIANTS = {
     "plain": (),
     "laplace": ("prior.name=laplace", "train.amsgrad=false"),
     "fresh_chains": ("train.energy.persistent=false", "model.name=mmvae"),
-    "late": ("train.energy_start=7", "train.energy_enters=9", "train.energy_warmup=6", "train.energy.every=2"),
+    "late": ("train.energy_start=7", "train.energy_enters=9", "train.energy_warmup=6"),
     "free": ("prior.spectral_norm=none", "prior.learn_scale=true", "train.energy.decay=none"),
 }
 
