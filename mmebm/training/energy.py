@@ -131,7 +131,8 @@ def fit_energy_prior(
     """Fit an energy-based prior to latents z [n, d] of a frozen posterior, or anybody's latents.
 
     `prior` and `train` default to `settings_for(z)`. Every update takes `batch_size` rows of z as positives.
-    `progress(update, metrics)` is called every `log_every` updates. Errors: ValueError for empty, non-finite or misshapen z; RuntimeError when the fit diverges.
+    `progress(update, metrics)` is called every `log_every` updates. Errors: ValueError for empty, non-finite or
+    misshapen z; TrainingDiverged.
     """
     if not isinstance(z, Tensor) or z.dim() != 2 or len(z) < 1:
         raise ValueError(f"z: expected latents [n, d] with n >= 1, got {getattr(z, 'shape', type(z).__name__)}")

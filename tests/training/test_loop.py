@@ -22,7 +22,7 @@ from mmebm.training.loop import Trainer, batches
 TINY = {
     "seed": 3,
     "model": {"latent_dim": 3, "private_dim": 2, "hidden": [8], "likelihood_scale": 0.5},
-    "prior": {"hidden": [8], "steps": 5},
+    "prior": {"hidden": [8], "steps": 5, "input_scale": 1.0},
     "train": {
         "updates": 20,
         "batch_size": 8,
@@ -123,7 +123,7 @@ def test_the_models_noise_does_not_depend_on_the_energy(tmp_path: Path, estimato
 
 
 def test_only_the_energys_update_moves_the_energy() -> None:
-    settings = config("train.energy_start=2")
+    settings = config("train.energy_start=2", "train.energy.repeats=2")
     model = build_model(settings, tiny_data().shapes)
     trainer, moved = Trainer(model, settings), []
     for index in batches(37, 8, 3):
@@ -135,8 +135,8 @@ def test_only_the_energys_update_moves_the_energy() -> None:
         assert ("E_gap" in metrics) == moved[-1]
         if trainer.updates == 7:
             break
-    assert moved == [False, False, True, False, True, False, True]
-    assert trainer.energy.updates == 3 and trainer.energy.total == 9
+    assert moved == [False, False, True, True, True, True, True]
+    assert trainer.energy.updates == 10 and trainer.energy.total == 2 * (settings.train.updates - 2)
 
 
 def test_energy_weight_starts_and_warms_up() -> None:
@@ -240,12 +240,21 @@ def test_a_finished_run_stays_as_it_is(tmp_path: Path) -> None:
 def test_resuming_what_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"not a run folder, it has no config\.json"):
         train(config(), tiny_data(), tmp_path / "nowhere", resume=True)
-    with pytest.raises(Stopped):
-        train(config(), tiny_data(), tmp_path / "early", progress=stop_at(2))
+    Run.create(tmp_path / "early", config(), tiny_data().shapes)
     with pytest.raises(FileNotFoundError, match="has no checkpoint to resume from"):
         train(config(), tiny_data(), tmp_path / "early", resume=True)
     with pytest.raises(FileNotFoundError, match="has no weights yet"):
         load(tmp_path / "early")
+
+
+def test_a_run_stopped_at_once_starts_again_from_its_first_checkpoint(tmp_path: Path) -> None:
+    whole = train(config(), tiny_data(), tmp_path / "whole")
+    with pytest.raises(Stopped):
+        train(config(), tiny_data(), tmp_path / "early", progress=stop_at(2))
+    assert Run(tmp_path / "early").counters()["updates"] == 0
+    (tmp_path / "early" / "metrics.jsonl").open("a").write('{"update": 3, "lo')
+    assert same(weights(whole), weights(train(config(), tiny_data(), tmp_path / "early", resume=True)))
+    assert rows(tmp_path / "early") == rows(tmp_path / "whole")
 
 
 def test_resuming_with_another_configuration(tmp_path: Path) -> None:
@@ -291,7 +300,8 @@ def test_an_existing_folder_is_refused_and_forced(tmp_path: Path) -> None:
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
     with pytest.raises(Stopped):
         train(config("seed=4"), tiny_data(), folder, force=True, progress=stop_at(2))
-    assert sorted(p.name for p in folder.iterdir()) == ["config.json", "environment.json", "metrics.jsonl", "notes.txt"]
+    new = ["checkpoint.safetensors", "config.json", "environment.json", "metrics.jsonl", "model.safetensors"]
+    assert sorted(p.name for p in folder.iterdir()) == [*new, "notes.txt"]
     assert load_config(folder / "config.json").seed == 4 and len(rows(folder)) == 2
 
 
