@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from bench import digits
+from bench import ablation, digits
 
-CASES = {"digits": digits}
+CASES = {"digits": digits, "ablation": ablation}
 
 
 def main() -> None:

@@ -11,15 +11,14 @@ from __future__ import annotations
 import csv
 import json
 import statistics
-import subprocess
 from pathlib import Path
 from typing import Any
 
+from bench.record import facts, write
 from mmebm import data
 from mmebm.evaluation.coherence import JointResult, collapse
 from mmebm.evaluation.runs import evaluate_run
 from mmebm.training import load_config, train
-from mmebm.training.run import environment
 
 RESULTS = Path(__file__).parent / "results" / "digits.csv"
 SEEDS = (0, 1, 2)
@@ -51,10 +50,7 @@ def _trained(folder: Path, version: str, kind: str, seed: int) -> dict[str, Any]
 
 def run(folder: Path) -> None:
     """Trains and measures what `folder` does not hold yet, then writes the CSV."""
-    facts = {k: v for k, v in environment().items() if k in ("mmebm", "torch", "python", "processor")}
-    described = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
-    facts["revision"] = described.stdout.strip()
-    rows = []
+    known, rows = facts(), []
     for version in PRESETS:
         for seed in SEEDS:
             results = {kind: _trained(folder, version, kind, seed) for kind in OVERRIDES}
@@ -69,13 +65,9 @@ def run(folder: Path) -> None:
                         "classifier_accuracy": round(min(result["classifier_accuracy"].values()), 4),
                         "real_agreement": round(result["real_agreement"], 4),
                     }
-                    | facts
+                    | known
                 )
-    RESULTS.parent.mkdir(exist_ok=True)
-    with RESULTS.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    write(RESULTS, rows)
 
 
 def _spread(values: list[float], digits: int = 3) -> str:

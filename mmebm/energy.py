@@ -43,9 +43,13 @@ class Network(NamedTuple):
 class EnergyMLP(nn.Module):
     """E(z) of a multilayer perceptron, d -> hidden -> .. -> 1; low energy is probable (the paper's f is -E).
 
-    `spectral_norm` g divides every weight by its spectral norm and multiplies the last by g, so that E has a Lipschitz
-    constant of about g (times the activation's own to the depth). Pang et al. (NeurIPS 2020) use hidden=(200, 200).
+    `input_scale` (a number or [dim]) divides z first: training resolves modes only where they differ by a few units at
+    the net's input. `spectral_norm` g divides every weight by its spectral norm and multiplies the last by g, so that E
+    has a Lipschitz constant of about g / input_scale (times the activation's own to the depth). Pang et al. (NeurIPS
+    2020) use hidden=(200, 200).
     """
+
+    input_scale: Tensor
 
     def __init__(
         self,
@@ -66,7 +70,10 @@ class EnergyMLP(nn.Module):
         widths = (dim, *hidden, 1)
         self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(widths))
         self.dim, self.activation, self.slope, self.gain = dim, activation, slope, spectral_norm
-        self.register_buffer("input_scale", torch.as_tensor(input_scale, dtype=torch.float32).expand(dim).clone())
+        scale = torch.as_tensor(input_scale, dtype=torch.float32)
+        if scale.dim() > 1 or scale.numel() not in (1, dim) or not bool((scale > 0).all()):
+            raise ValueError(f"input_scale: expected numbers > 0, one or [{dim}], got {scale.tolist()}")
+        self.register_buffer("input_scale", scale.expand(dim).clone())
         if spectral_norm is not None:
             for layer in self.layers:
                 parametrizations.spectral_norm(layer)

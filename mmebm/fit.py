@@ -73,7 +73,7 @@ def read_latents(path: Path) -> Tensor:
         raise ValueError(f"{path}: expected a .npy file of numbers, {error}") from None
     if not isinstance(array, np.ndarray):
         raise ValueError(f"{path}: expected a .npy file of one array, got an archive of several")
-    if array.ndim != 2 or not np.issubdtype(array.dtype, np.floating):
+    if array.ndim != 2 or not array.size or not np.issubdtype(array.dtype, np.floating):
         raise ValueError(f"{path}: expected floating latents [n, d], got {array.dtype} {list(array.shape)}")
     latents = torch.from_numpy(array.astype(np.float32))
     bad = (~torch.isfinite(latents)).any(1).nonzero().flatten()
@@ -116,6 +116,8 @@ def fit_prior_of(
     else:
         model, settings = load(run), load_config(Run.open(run).config)  # type: ignore[arg-type]
         z, _ = posterior_draws(model, splits(settings, "train")[0], LATENTS, seed)
+    if not bool((z != z[0]).any()):
+        raise ValueError(f"latents: expected rows that differ, got {len(z)} equal: their spread sets every scale")
     matched, chains = settings_for(z)
     config = overridden({"prior": matched.model_dump(), "train": {"energy": chains.model_dump()}}, overrides)
     if config.prior.name != "energy":

@@ -96,9 +96,11 @@ def tiny() -> list[str]:
     """Overrides of preset `digits` that make a run of a second; figures and classifiers see the real data."""
     return [
         "data.options.size=1200", "model.hidden=[16]", "model.latent_dim=4", "model.private_dim=4",
-        "prior.hidden=[8]", "prior.steps=3", "train.updates=6", "train.batch_size=32", "train.log_every=2",
-        "train.checkpoint_every=3", "train.energy.chains=16", "train.energy.steps=2", "evaluate.samples=60",
-        "evaluate.cross_rows=50", "evaluate.mixture_components=3", "evaluate.mixture_latents=200",
+        "model.likelihood_scale=0.3", "prior.hidden=[8]", "prior.spectral_norm=2.0", "prior.steps=3",
+        "prior.step_size=0.2", "train.updates=6", "train.batch_size=32", "train.energy_start=0",
+        "train.energy_enters=0", "train.log_every=2", "train.checkpoint_every=3", "train.energy.chains=16",
+        "train.energy.steps=2", "train.energy.repeats=1", "evaluate.samples=60", "evaluate.cross_rows=50",
+        "evaluate.mixture_components=3", "evaluate.mixture_latents=200",
     ]  # fmt: skip
 
 

@@ -13,16 +13,21 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 import mmebm
 from mmebm import cli, fit
 from mmebm.evaluation.evaluate import posterior_draws
 from mmebm.evaluation.runs import splits
 from mmebm.fit import fit_prior_of, load_prior, read_latents, save_prior
+from mmebm.priors import EnergyPrior
 from mmebm.training import fit_energy_prior, load, load_config
 from mmebm.training.config import Config, parse
+from mmebm.training.energy import settings_for
 
-SMALL = ["prior.hidden=[8]", "prior.steps=5", "train.energy.chains=16", "train.energy.steps=2"]
+SMALL = [
+    "prior.hidden=[8]", "prior.spectral_norm=2.0", "prior.steps=5", "train.energy.chains=16", "train.energy.steps=2"
+]  # fmt: skip
 FILES = {"prior.json", "prior.safetensors"}
 
 
@@ -50,6 +55,15 @@ def fit_prior(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
     return run
 
 
+def fitted_to(z: Tensor, seed: int) -> EnergyPrior:
+    """What the library makes of z with SMALL."""
+    prior, train = settings_for(z)
+    return fit_energy_prior(
+        z, prior=prior.model_copy(update={"hidden": (8,), "spectral_norm": 2.0, "steps": 5}),
+        train=train.model_copy(update={"chains": 16, "steps": 2}), updates=3, seed=seed,
+    )  # fmt: skip
+
+
 def names(folder: Path) -> set[str]:
     return {p.name for p in folder.iterdir()}
 
@@ -73,11 +87,7 @@ def test_a_file_of_latents(fit_prior: Fit, saved: Path, tmp_path: Path) -> None:
     assert ended.code == 0 and ended.err == ""
     assert f"fitted prior: {out}\n" in ended.out and "posterior" not in ended.out  # nothing to compare with
     assert names(out) == FILES
-    # What is read back is what the library fits with the same settings.
-    config = load_config("digits", SMALL)
-    expected = fit_energy_prior(
-        torch.from_numpy(latents()), prior=config.prior, train=config.train.energy, updates=3, seed=0
-    )
+    expected = fitted_to(torch.from_numpy(latents()), 0)
     prior = mmebm.load_prior(out)
     assert not prior.training and prior.dim == 3
     assert torch.equal(prior.sample(20, seed=5), expected.sample(20, seed=5))
@@ -106,7 +116,7 @@ BAD: dict[str, tuple[object, str]] = {
     "1-D": (np.zeros(7), "expected floating latents [n, d], got float64 [7]"),
     "3-D": (np.zeros((7, 2, 2)), "expected floating latents [n, d], got float64 [7, 2, 2]"),
     "integers": (np.zeros((7, 2), dtype=np.int64), "expected floating latents [n, d], got int64 [7, 2]"),
-    "no rows": (np.zeros((0, 2)), "z: expected latents [n, d] with n >= 1"),
+    "no rows": (np.zeros((0, 2)), "z.npy: expected floating latents [n, d], got float64 [0, 2]"),
     "objects": (np.array([[1.0, None]], dtype=object), "z.npy: expected a .npy file of numbers"),
     "text": ("0.1 0.2\n", "z.npy: expected a .npy file of numbers"),
     "nothing": ("", "z.npy: expected a .npy file of numbers"),
@@ -132,8 +142,16 @@ def test_latents_that_are_none(case: str, fit_prior: Fit, tmp_path: Path) -> Non
     assert not (tmp_path / "out").exists()
 
 
-def test_one_row_of_latents_is_enough(fit_prior: Fit, tmp_path: Path) -> None:
-    np.save(tmp_path / "z.npy", latents(1))
+@pytest.mark.parametrize("rows", [1, 5])
+def test_latents_without_spread(rows: int, fit_prior: Fit, tmp_path: Path) -> None:
+    np.save(tmp_path / "z.npy", np.full((rows, 3), 0.7, dtype=np.float32))
+    ended = fit_prior("--latents", tmp_path / "z.npy", "--output", tmp_path / "out")
+    assert ended.code == 1 and f"latents: expected rows that differ, got {rows} equal" in ended.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_rows_of_latents_are_enough(fit_prior: Fit, tmp_path: Path) -> None:
+    np.save(tmp_path / "z.npy", latents(2))
     assert fit_prior("--latents", tmp_path / "z.npy", "--output", tmp_path / "out").code == 0
     assert bool(torch.isfinite(load_prior(tmp_path / "out").sample(5, seed=0)).all())
 
@@ -186,7 +204,7 @@ def test_a_fitted_prior_is_replaced_by_force_only(fit_prior: Fit, saved: Path, t
     ],
 )
 def test_every_setting_survives(settings: dict[str, object], tmp_path: Path) -> None:
-    config = parse({"prior": {"hidden": [8], "steps": 5} | settings})
+    config = parse({"prior": {"hidden": [8], "steps": 5, "spectral_norm": 2.0} | settings})
     z = torch.from_numpy(latents()) * torch.tensor([1.0, 2.0, 0.1])
     prior = fit_energy_prior(z, prior=config.prior, train=config.train.energy, updates=3, seed=1)
     save_prior(prior, config, tmp_path / "out")
@@ -245,8 +263,7 @@ def test_a_runs_posterior(
 
     model, settings = load(run), load_config(run / "config.json")
     z, _ = posterior_draws(model, splits(settings, "train")[0], 300, 4)
-    config = load_config("digits", SMALL)
-    expected = fit_energy_prior(z, prior=config.prior, train=config.train.energy, updates=3, seed=4)
+    expected = fitted_to(z, 4)
     fitted = load_prior(run / "fitted-prior")
     assert torch.equal(fitted.sample(10, seed=0), expected.sample(10, seed=0))
     # It stands in the model it was fitted for.

@@ -134,8 +134,8 @@ def fit_energy_prior(
     `progress(update, metrics)` is called every `log_every` updates. Errors: ValueError for empty, non-finite or
     misshapen z; TrainingDiverged.
     """
-    if not isinstance(z, Tensor) or z.dim() != 2 or len(z) < 1:
-        raise ValueError(f"z: expected latents [n, d] with n >= 1, got {getattr(z, 'shape', type(z).__name__)}")
+    if not isinstance(z, Tensor) or z.dim() != 2 or z.numel() == 0:
+        raise ValueError(f"z: expected latents [n, d] with n, d >= 1, got {getattr(z, 'shape', type(z).__name__)}")
     if not bool(torch.isfinite(z).all()):
         raise ValueError(f"z: expected finite numbers, got {int((~torch.isfinite(z)).any(1).sum())} rows that are not")
     z = z.detach().float()

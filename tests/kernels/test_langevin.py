@@ -122,13 +122,17 @@ HOLDS = [
 def same_chain(hold: dict[str, Any], dtype: torch.dtype, backend: str) -> tuple[Tensor, Tensor, Tensor]:
     """One call: the operator's end, the transcription's in plain float32, and in float64."""
     dim, rows, table, rng = 11, 64, schedule(10), stream()
-    net = network(dim, gain=4.0)
+    net = network(dim, gain=20.0)
     z = 1.5 * torch.randn(rows, dim)
     options = FREE | {"reference_scale": torch.rand(dim) + 0.5} | hold
     noise = ops.draw(rng, len(table), rows, dim, law="normal", purpose=CHAIN_NOISE, backend=backend)
     got = run(net, z.to(dtype), table, rng, backend=backend, **options).z
     plain = transcription(net, z, table, noise, **options)
-    return got, plain, transcription(net.double(), z.double(), table, noise, **options)
+    truth = transcription(net.double(), z.double(), table, noise, **options)
+    for name in hold:
+        without = transcription(net, z.double(), table, noise, **options | {name: FREE[name]})
+        assert not torch.equal(truth, without), f"{name} must bite to be tested"
+    return got, plain, truth
 
 
 @each_backend
@@ -222,7 +226,7 @@ def test_nothing_is_recorded_unasked(backend: str) -> None:
 
 @each_backend
 def test_statistics_are_means_over_the_visited_states(backend: str) -> None:
-    net, table, z = network(6, gain=4.0), schedule(9), torch.randn(10, 6)
+    net, table, z = network(6, gain=20.0), schedule(9), torch.randn(10, 6)
     hold = {"reference": "laplace", "bound": 2.0, "grad_clip": 0.3, "clamp": (-1.0, 1.0), "backend": backend}
     chain = run(net, z, table, stream(), record_every=1, statistics=True, **hold)
     path = torch.cat((z.unsqueeze(0), chain.states)).double()

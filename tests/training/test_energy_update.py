@@ -390,18 +390,19 @@ def test_fitting_leaves_torchs_generator_alone_and_repeats() -> None:
 
 def test_one_row_and_other_priors_names() -> None:
     train = FIT_TRAIN.model_copy(update={"chains": 4, "steps": 2})
-    prior = fit_energy_prior(torch.ones(1, 2), prior=PriorConfig(name="laplace", hidden=(4,)), train=train, updates=2)
+    named = PriorConfig(name="laplace", hidden=(4,), input_scale=1.0)
+    prior = fit_energy_prior(torch.ones(1, 2), prior=named, train=train, updates=2)
     assert prior.sample(3, steps=2, seed=0).shape == (3, 2)
 
 
 @pytest.mark.parametrize(
     ("z", "message"),
     [
-        (torch.zeros(0, 2), r"z: expected latents \[n, d\] with n >= 1, got torch.Size\(\[0, 2\]\)"),
-        (torch.zeros(4), r"z: expected latents \[n, d\] with n >= 1, got torch.Size\(\[4\]\)"),
+        (torch.zeros(0, 2), r"z: expected latents \[n, d\] with n, d >= 1, got torch.Size\(\[0, 2\]\)"),
+        (torch.zeros(4), r"z: expected latents \[n, d\] with n, d >= 1, got torch.Size\(\[4\]\)"),
         (torch.zeros(4, 1, 2), r"z: expected latents \[n, d\]"),
-        (torch.zeros(4, 0), "expected widths >= 1, got 0"),
-        ([[0.0, 1.0]], r"z: expected latents \[n, d\] with n >= 1, got list"),
+        (torch.zeros(4, 0), r"z: expected latents \[n, d\] with n, d >= 1"),
+        ([[0.0, 1.0]], r"z: expected latents \[n, d\] with n, d >= 1, got list"),
         (torch.tensor([[0.0, 1.0], [torch.nan, 1.0], [torch.inf, 0.0]]), "z: expected finite numbers, got 2 rows"),
     ],
 )
