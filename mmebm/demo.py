@@ -28,20 +28,20 @@ def run_demo(folder: Path, overrides: Sequence[str] = ()) -> None:
         config = load_config("digits", [*overrides, *prior])
         start = time.perf_counter()
         dataset = data.load(config.data.name, "train", **config.data.options)
-        with progress_bar(f"{name} prior", config.train.updates) as show:
+        with progress_bar(name, config.train.updates) as show:
             train(config, dataset, folder / name, force=True, progress=show)
         seconds[name] = time.perf_counter() - start
         results[name] = evaluate_run(folder / name)
         show_evaluation(name, results[name])
     table = Table(title="digits: joint generation, test split")
-    for column in ("model", "z drawn from", "joint coherence", "class entropy", "Frechet", "cross", "training"):
-        table.add_column(column, justify="left" if column in ("model", "z drawn from") else "right")
+    for column in ("prior", "z drawn from", "joint coherence", "entropy", "Frechet", "cross"):
+        table.add_column(column, justify="left" if column in ("prior", "z drawn from") else "right", no_wrap=True)
     for name in priors:
         result = results[name]
         for way, row in result["joint"].items():
             table.add_row(
-                f"{name} prior", way, f"{row['coherence']:.3f} ± {row['standard_error']:.3f}", f"{row['entropy']:.3f}",
-                f"{row['mean_frechet']:.1f}", f"{result['cross']['mean']:.3f}", f"{seconds[name]:.0f} s",
+                name, way, f"{row['coherence']:.3f} ± {row['standard_error']:.3f}", f"{row['entropy']:.3f}",
+                f"{row['mean_frechet']:.1f}", f"{result['cross']['mean']:.3f}",
             )  # fmt: skip
     console.print(table)
     plain, energy = (_result(results[name]["joint"]["prior"]) for name in priors)
@@ -52,7 +52,8 @@ def run_demo(folder: Path, overrides: Sequence[str] = ()) -> None:
     )
     for path in draw_figures(folder / ENERGY, compare={"plain prior": folder / PLAIN}):
         say(f"  {path}")
-    say(f"{time.perf_counter() - began:.0f} s in all")
+    spent = ", ".join(f"{name} prior {s:.0f} s" for name, s in seconds.items())
+    say(f"training: {spent}; {time.perf_counter() - began:.0f} s in all")
 
 
 def _result(row: dict[str, object]) -> JointResult:

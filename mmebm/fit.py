@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -139,8 +138,6 @@ def _compare(model: MultimodalVAE, prior: EnergyPrior, config: Config, seed: int
     ways = samplers(
         model, train, components=settings.mixture_components, latents=settings.mixture_latents, seed=seed
     ) | {"fitted": lambda n, s: prior.sample(n, seed=s)}
-    results = {name: joint(model, draw, classifiers, real, settings.samples, seed) for name, draw in ways.items()}
     return {
-        name: asdict(r) | {"standard_error": r.standard_error, "mean_frechet": r.mean_frechet}
-        for name, r in results.items()
+        name: joint(model, draw, classifiers, real, settings.samples, seed).numbers() for name, draw in ways.items()
     }

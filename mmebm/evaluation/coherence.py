@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,6 +57,10 @@ class JointResult:
     def mean_frechet(self) -> float:
         """Frechet distance averaged over modalities; NaN where it was not measured."""
         return sum(self.frechet.values()) / len(self.frechet) if self.frechet else math.nan
+
+    def numbers(self) -> dict[str, Any]:
+        """Everything as plain numbers, for JSON."""
+        return asdict(self) | {"standard_error": self.standard_error, "mean_frechet": self.mean_frechet}
 
 
 @dataclass(frozen=True)

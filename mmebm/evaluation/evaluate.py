@@ -112,10 +112,7 @@ def evaluate(
         "settings": settings,
         "classifier_accuracy": classifiers.accuracy,
         "real_agreement": classifiers.agreement,
-        "joint": {
-            name: asdict(result) | {"standard_error": result.standard_error, "mean_frechet": result.mean_frechet}
-            for name, result in results.items()
-        },
+        "joint": {name: result.numbers() for name, result in results.items()},
         "cross": {"matrix": cross, "mean": sum(off_diagonal) / max(1, len(off_diagonal)), "n": len(rows)},
         "probe": asdict(linear_probe(fit_z, fit_y, test_z, test_y, seed=seed)),
         "objective": {"value": float(value), "label": objective_label(model)},
