@@ -99,7 +99,8 @@ def report() -> str:
     lines = ["| | change | joint coherence | entropy | Frechet | cross |", "|---|---|---|---|---|---|"]
     for row in rows:
         if row["note"]:
-            lines.append(f"| {row['kind']} | {row['change']} | stopped: {row['note'].split('. ')[0]} | | | |")
+            stopped = row["note"].partition(": {")[0].partition(". ")[0]
+            lines.append(f"| {row['kind']} | {row['change']} | {stopped} | | | |")
             continue
         coherence = f"{float(row['coherence']):.3f} ± {float(row['standard_error']):.3f}"
         cells = (coherence, f"{float(row['entropy']):.3f}", f"{float(row['mean_frechet']):.1f}", row["cross"])

@@ -373,8 +373,11 @@ def test_demo(
         for k, result in results.items()
         for way, row in result["joint"].items()
     ]
-    plain_, energy = (results[k]["joint"]["prior"]["coherence"] for k in ("plain", "energy"))
-    assert f"energy prior against plain prior: {energy:.3f} against {plain_:.3f}" in ended.out
+    base, energy = (results[k]["joint"]["prior"] for k in ("plain", "energy"))
+    (verdict,) = re.findall(r"^energy prior against plain prior: (.*)$", ended.out, re.M)
+    assert verdict.startswith(f"{energy['coherence']:.3f} against {base['coherence']:.3f}")
+    collapsed = energy["entropy"] < 0.9 or energy["mean_frechet"] > base["mean_frechet"]
+    assert ("collapsed: " in verdict) == collapsed != verdict.endswith(", without collapse")
     paths = re.findall(r"^  (/.*\.png)$", ended.out, re.M)
     assert [Path(path).name for path in paths] == ["joint.png", "cross.png", "curves.png", "transition.png"]
     assert all(Path(path).is_file() for path in paths)
