@@ -141,6 +141,6 @@ class EnergyPrior(nn.Module):
     ) -> Tensor:
         """[n, d]: chains from p_0. Uses steps offset..offset+max(1, steps)-1 of streams first_chain..+n-1."""
         if seed is None:
-            seed = int(rng_state(None)[0])
+            seed = int(rng_state(None, device=self.log_scale.device)[0])
         z = self.sample_reference(n, seed=seed, offset=offset, first_chain=first_chain)
         return self.chain(z, steps=steps, seed=seed, offset=offset, chain_offset=first_chain)  # type: ignore[return-value]
