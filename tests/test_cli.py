@@ -377,6 +377,8 @@ def test_demo(
     (verdict,) = re.findall(r"^energy prior against plain prior: (.*)$", ended.out, re.M)
     assert verdict.startswith(f"{energy['coherence']:.3f} against {base['coherence']:.3f}")
     collapsed = energy["entropy"] < 0.9 or energy["mean_frechet"] > base["mean_frechet"]
+    if energy["entropy"] < 0.9:
+        assert f"class entropy {energy['entropy']:.3f} is below" in verdict
     assert ("collapsed: " in verdict) == collapsed != verdict.endswith(", without collapse")
     paths = re.findall(r"^  (/.*\.png)$", ended.out, re.M)
     assert [Path(path).name for path in paths] == ["joint.png", "cross.png", "curves.png", "transition.png"]

@@ -17,7 +17,8 @@ from torch import Tensor
 
 import mmebm
 from mmebm import cli, fit
-from mmebm.evaluation.evaluate import posterior_draws
+from mmebm.evaluation.classifiers import load_or_train
+from mmebm.evaluation.evaluate import joint, posterior_draws
 from mmebm.evaluation.runs import splits
 from mmebm.fit import fit_prior_of, load_prior, read_latents, save_prior
 from mmebm.priors import EnergyPrior
@@ -282,5 +283,10 @@ def test_the_comparison_is_of_the_fitted_prior(
     assert folder == tmp_path / "out" and [update for update, _ in seen] == [3] and "E_gap" in seen[0][1]
     assert list(result) == ["prior", "p_0", "gmm3", "posterior", "fitted"]
     assert {row["n"] for row in result.values()} == {60}
-    # The run's own prior and the fitted one are different laws: their images differ, and so do the distances.
+    model, prior = load(tiny_runs["energy"]), load_prior(folder)
+    train, validation, test = splits(load_config(tiny_runs["energy"] / "config.json"), "train", "validation", "test")
+    classifiers = load_or_train(train, test)
+    real = {m: classifiers.features(m, x) for m, x in validation.modalities.items()}
+    for name, draw in {"fitted": prior.sample, "prior": model.prior.sample}.items():
+        assert result[name] == joint(model, lambda n, s, draw=draw: draw(n, seed=s), classifiers, real, 60, 0).numbers()
     assert len({row["mean_frechet"] for row in result.values()}) == 5

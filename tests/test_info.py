@@ -57,7 +57,10 @@ def test_a_backend_asked_for_by_the_environment(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("MMEBM_BACKEND", "reference")
     report = info.report()
     assert "backend    reference (MMEBM_BACKEND)\n" in report
-    assert {chosen for chosen, _ in table(report).values()} == {"reference"}
+    found = table(report)
+    assert {chosen for chosen, _ in found.values()} == {"reference"}
+    reason = "could serve it too" if native.available() else "its native module is missing"
+    assert f"cpu: {reason}" in found["draw"][1]
 
 
 @pytest.mark.parametrize("wanted", ["triton", "cuda", "fastest"])

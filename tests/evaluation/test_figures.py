@@ -72,6 +72,15 @@ def test_sizes_and_channels_may_differ_between_modalities(tmp_path: Path) -> Non
     assert (pixels(tmp_path / "f.png")[TITLE : TITLE + 56, LABEL : LABEL + 56] == 0).all()
 
 
+def test_long_names_have_room(tmp_path: Path) -> None:
+    name = "infrared_camera"
+    sample_grids({"p": {name: grey(2, 0.0)}}, tmp_path / "f.png")
+    made = pixels(tmp_path / "f.png")
+    left = made.shape[1] - (2 * STEP - GAP) - MARGIN
+    assert left > LABEL and (made[TITLE : TITLE + CELL, left : left + CELL] == 0).all()
+    assert (made[TITLE : TITLE + CELL, :4] == 255).all() and (made[TITLE : TITLE + CELL, 4:left] < 128).any()
+
+
 def test_cross_grid(tmp_path: Path) -> None:
     inputs = {"m0": grey(2, 0.2), "m1": grey(2, 0.4)}
     outputs = {"m0": {"m0": grey(2, 0.6), "m1": grey(2, 0.8)}, "m1": {"m1": grey(2, 0.0)}}
