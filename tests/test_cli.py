@@ -17,11 +17,12 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from mmebm import cli
-from mmebm.evaluation import runs
+from mmebm.evaluation import figures, runs
 from mmebm.priors import EnergyPrior, StandardLaplace
 from mmebm.training import Run, load, load_config
 
@@ -383,6 +384,9 @@ def test_demo(
     paths = re.findall(r"^  (/.*\.png)$", ended.out, re.M)
     assert [Path(path).name for path in paths] == ["joint.png", "cross.png", "curves.png", "transition.png"]
     assert all(Path(path).is_file() for path in paths)
+    block = runs.JOINT * (figures.CELL + figures.GAP) - figures.GAP + figures.MARGIN
+    with Image.open(paths[0]) as joint:  # the plain prior, p_0 and the energy prior
+        assert joint.width == figures.LABEL + 3 * block
 
 
 def test_demo_keeps_its_two_priors(mmebm: Mmebm, tmp_path: Path) -> None:

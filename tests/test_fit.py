@@ -147,7 +147,7 @@ def test_latents_that_are_none(case: str, fit_prior: Fit, tmp_path: Path) -> Non
 def test_latents_without_spread(rows: int, fit_prior: Fit, tmp_path: Path) -> None:
     np.save(tmp_path / "z.npy", np.full((rows, 3), 0.7, dtype=np.float32))
     ended = fit_prior("--latents", tmp_path / "z.npy", "--output", tmp_path / "out")
-    assert ended.code == 1 and f"latents: expected rows that differ, got {rows} equal" in ended.err
+    assert ended.code == 1 and f"z: expected rows that differ, got {rows} equal" in ended.err
     assert not (tmp_path / "out").exists()
 
 

@@ -141,6 +141,10 @@ class MultimodalVAE(nn.Module):
         if missing:
             raise ValueError(f"inputs: expected the modalities of cond_mod, missing {', '.join(missing)}")
         mixture = self.posterior({m: inputs[m] for m in names})
+        for m in names:
+            bad = (~torch.isfinite(inputs[m].flatten(1))).any(1).nonzero().flatten()
+            if len(bad):
+                raise ValueError(f"inputs[{m!r}]: expected finite values, got NaN or infinity in row {int(bad[0])}")
         stream = Stream(int(rng_state(seed)[0]), device=mixture.experts.loc.device)
         z = mixture.experts.loc if mean else mixture.rsample(1, stream)[0]  # [M, B, d]
         rows = torch.arange(z.shape[1], device=z.device)

@@ -105,7 +105,9 @@ def settings_for(z: Tensor) -> tuple[PriorConfig, EnergyTrainConfig]:
     With s the mean standard deviation of z's coordinates, input_scale = step_size = s / 6: docs/training.md, measured
     on latents with s = 0.5, where an input scale of 1 left the energy far too smooth to resolve the modes.
     """
-    unit = float(z.std(0, correction=0).mean().clamp_min(1e-6)) / 6.0
+    if bool((z == z[0]).all()):
+        raise ValueError(f"z: expected rows that differ, got {len(z)} equal: their spread sets every scale")
+    unit = float(z.std(0, correction=0).mean()) / 6.0
     prior = PriorConfig(reference_scale="matched", input_scale=unit, step_size=unit)
     return prior, EnergyTrainConfig(step_size=unit)
 
@@ -139,8 +141,9 @@ def fit_energy_prior(
     if not bool(torch.isfinite(z).all()):
         raise ValueError(f"z: expected finite numbers, got {int((~torch.isfinite(z)).any(1).sum())} rows that are not")
     z = z.detach().float()
-    matched = settings_for(z)
-    prior, train = prior or matched[0], train or matched[1]
+    if prior is None or train is None:
+        matched = settings_for(z)
+        prior, train = prior or matched[0], train or matched[1]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         fitted = build_prior(prior.model_copy(update={"name": "energy"}), z.shape[1])

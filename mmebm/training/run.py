@@ -68,7 +68,8 @@ class Run:
                 raise FileExistsError(f"{run.path}: is not a run folder; nothing in it was touched")
             for stale in (run.metrics, run.weights, run.checkpoint, *run.path.glob("evaluation*.json")):
                 stale.unlink(missing_ok=True)
-            shutil.rmtree(run.figures, ignore_errors=True)
+            for stale in (run.figures, run.path / "fitted-prior"):
+                shutil.rmtree(stale, ignore_errors=True)
         run.path.mkdir(parents=True, exist_ok=True)
         _write_json(run.config, config.model_dump(mode="json"))
         _write_json(run.path / "environment.json", environment() | {"shapes": {m: list(s) for m, s in shapes.items()}})

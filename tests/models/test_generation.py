@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -244,3 +246,14 @@ def test_refusals() -> None:
     for wrong in (torch.zeros(2, D + 1), torch.zeros(D), torch.zeros(1, 2, D)):
         with pytest.raises(ValueError, match=rf"z: expected shape \[\*, {D}\], got float32"):
             model.decode(wrong)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_pixels_that_are_not_finite_are_named(bad: float) -> None:
+    model, x, name = tiny(), batch(4), "sound"
+    x[name][2, 0] = bad
+    message = rf"inputs\['{name}'\]: expected finite values, got NaN or infinity in row 2"
+    for call in (lambda: model.encode(x, seed=0), lambda: model.cross_generate(x, name, seed=0)):
+        with pytest.raises(ValueError, match=message):
+            call()
+    model.encode(x, "image", seed=0)  # what is not asked for may be anything

@@ -393,6 +393,9 @@ def test_one_row_and_other_priors_names() -> None:
     named = PriorConfig(name="laplace", hidden=(4,), input_scale=1.0)
     prior = fit_energy_prior(torch.ones(1, 2), prior=named, train=train, updates=2)
     assert prior.sample(3, steps=2, seed=0).shape == (3, 2)
+    # Settings of one's own need no spread; those taken from it do.
+    with pytest.raises(ValueError, match="z: expected rows that differ, got 4 equal"):
+        fit_energy_prior(torch.ones(4, 2), updates=2)
 
 
 @pytest.mark.parametrize(
