@@ -14,6 +14,7 @@ REFERENCES = ("normal", "laplace", "none")
 LAWS = ("normal", "laplace")
 PURPOSES = range(6)
 MAX_EXPERTS = 31
+MAX_DIM = 1 << 26
 
 
 def _shape(t: Tensor) -> str:

@@ -82,6 +82,8 @@ def _check_draw(rng: Tensor, steps: int, rows: int, dim: int, law: str, purpose:
     checks.at_least("steps", steps, 0)
     checks.at_least("rows", rows, 0)
     checks.at_least("dim", dim, 1)
+    if dim > checks.MAX_DIM:
+        raise ValueError(f"dim: expected at most {checks.MAX_DIM}, what 24 bits of call numbers address, got {dim}")
     checks.one_of("law", law, checks.LAWS)
     if purpose not in checks.PURPOSES:
         raise ValueError(f"purpose: expected 0 to {checks.PURPOSES[-1]}, got {purpose}")
@@ -101,6 +103,7 @@ def _draw(
 def _(
     rng: Tensor, steps: int, rows: int, dim: int, law: str, purpose: int, scale: Tensor | None, backend: str
 ) -> Tensor:
+    _check_draw(rng, steps, rows, dim, law, purpose, scale)
     return torch.empty(steps, rows, dim, device=rng.device)
 
 

@@ -15,9 +15,6 @@ from mmebm.sampling import LangevinInfo, langevin
 from mmebm.sampling.conventions import Size
 from mmebm.sampling.streams import rng_state
 
-# Between the end of one sample() and the start of the next where a caller counts offsets itself: p_0 takes one step.
-_P0_DRAWS = 1
-
 
 def log_density(law: str, z: Tensor, loc: Tensor | float, scale: Tensor) -> Tensor:
     """log density of independent Normal or Laplace coordinates: [.., d] -> [..]; `scale` broadcasts against z."""

@@ -126,7 +126,7 @@ class TrainConfig(_Section):
     energy_warmup: int = Field(300, ge=0)
     largest_scale: PositiveFloat = 1e3
     log_every: PositiveInt = 50
-    checkpoint_every: PositiveInt = 1000
+    checkpoint_every: PositiveInt = 200
     energy: EnergyTrainConfig = EnergyTrainConfig()
 
 

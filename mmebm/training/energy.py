@@ -15,16 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmebm.kernels.reference.noise import CHOICE, words
 from mmebm.priors import EnergyPrior
-from mmebm.sampling.streams import Stream
+from mmebm.sampling.streams import Stream, choose
 
 from .build import build_prior
 from .config import EnergyTrainConfig, PriorConfig
 
 
 class TrainingDiverged(RuntimeError):
-    """Training left the finite or the plausible; what was learnt until then is saved."""
+    """A quantity left the finite or the plausible; the message names it."""
 
 
 def cosine(update: int, total: int, floor: float = 0.01) -> float:
@@ -47,7 +46,7 @@ class EnergyUpdate:
         config, count = self.config, self.config.chains
         start = self._from_reference(count)
         if config.persistent and self.chains is not None:
-            chosen = words(self.stream.take(1), 1, count, 1, CHOICE)[0, :, 0, 0] < config.reinitialise * 2.0**32
+            chosen = choose(self.stream.take(1), count, 1 << 31) < config.reinitialise * 2.0**31
             start = torch.where(chosen.unsqueeze(1), start, self.chains)
         rng = self.stream.take(config.steps)
         z = self.prior.chain(

@@ -178,15 +178,20 @@ def train(
             break
         metrics = trainer.update(data.batch(index))
         done = trainer.updates
-        if done % settings.log_every == 0 or done == settings.updates:
-            row = {name: float(value) for name, value in metrics.items()}
+        last = done == settings.updates
+        logged, kept = done % settings.log_every == 0 or last, done % settings.checkpoint_every == 0 or last
+        row = {name: float(value) for name, value in metrics.items()} if logged or kept else {}
+        if logged:
             rate = (done - counted) / (time.perf_counter() - began)
             began, counted = time.perf_counter(), done
             run.log({"update": done, **row, "updates_per_second": round(rate, 3)})
+        try:
             trainer.check(row)
-            if progress is not None:
-                progress(done, row | {"updates_per_second": rate})
-        if done % settings.checkpoint_every == 0:
+        except TrainingDiverged as error:
+            good = run.counters()["updates"]
+            raise TrainingDiverged(f"{error}. {run.path} keeps the checkpoint of update {good}") from None
+        if kept:
             run.save(model, trainer.tensors(), trainer.counters())
-    run.save(model, trainer.tensors(), trainer.counters())
+        if logged and progress is not None:
+            progress(done, row | {"updates_per_second": rate})
     return model.eval()

@@ -193,6 +193,7 @@ BAD: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ("draw", {"steps": -1}, ValueError, "steps: .*>= 0, got -1"),
     ("draw", {"rows": -1}, ValueError, "rows: .*>= 0, got -1"),
     ("draw", {"dim": 0}, ValueError, "dim: .*>= 1, got 0"),
+    ("draw", {"dim": (1 << 26) + 1}, ValueError, "dim: expected at most 67108864"),
     ("draw", {"law": "cauchy"}, ValueError, "law: .*normal, laplace, got 'cauchy'"),
     ("draw", {"purpose": 6}, ValueError, "purpose: expected 0 to 5, got 6"),
     ("draw", {"scale": torch.ones(DIM + 1)}, ValueError, r"scale: expected shape \[5\], got float32 \[6\]"),

@@ -355,7 +355,7 @@ def test_nan_weights_stop_the_run_at_a_checkpoint(tmp_path: Path, monkeypatch: p
         return update(self, inputs)
 
     monkeypatch.setattr(Trainer, "update", spoilt)
-    with pytest.raises(TrainingDiverged, match=r"update 7: loss is nan"):
+    with pytest.raises(TrainingDiverged, match=r"update 7: loss is nan.*keeps the checkpoint of update 5"):
         train(config(), tiny_data(), tmp_path / "run")
     assert [row["update"] for row in rows(tmp_path / "run")] == list(range(1, 8))
     assert isinstance(load(tmp_path / "run"), MultimodalVAE)
@@ -435,3 +435,16 @@ def test_sparse_logging_keeps_the_last_update(tmp_path: Path) -> None:
     shown: list[int] = []
     train(config("train.log_every=8"), tiny_data(), tmp_path / "run", progress=lambda i, row: shown.append(i))
     assert [row["update"] for row in rows(tmp_path / "run")] == shown == [8, 16, 20]
+
+
+def test_a_checkpoint_between_log_lines_is_checked_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    update = Trainer.update
+
+    def spoilt(self: Trainer, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        metrics = update(self, inputs)
+        return metrics | {"loss": torch.tensor(math.nan)} if self.updates >= 8 else metrics
+
+    monkeypatch.setattr(Trainer, "update", spoilt)
+    with pytest.raises(TrainingDiverged, match=r"update 10: loss is nan.*keeps the checkpoint of update 5"):
+        train(config("train.log_every=20"), tiny_data(), tmp_path / "run")
+    assert Run(tmp_path / "run").counters()["updates"] == 5
