@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup lint types unit test check demo clean
+.PHONY: help setup lint types unit test check bench demo clean
 SHELL := /bin/bash
 
 # The first Python of 3.11 or newer that really starts; PYTHON=... overrides.
@@ -10,6 +10,7 @@ DEPS := .venv/.deps.stamp
 NATIVE := .venv/.native.stamp
 NATIVE_SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc -type f)
 OVERLAY := build/overlay
+PEERS := build/peers
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
@@ -45,6 +46,15 @@ test: lint types unit ## what every change must pass
 check: setup ## what takes minutes
 	@# 5: no test is marked slow
 	$(BIN)/python -m pytest -q -m slow || [ $$? -eq 5 ]
+
+$(PEERS)/.stamp: $(DEPS) bench-constraints.txt
+	rm -rf $(PEERS)
+	$(BIN)/python -m pip install --quiet --no-deps --target $(PEERS) --requirement bench-constraints.txt
+	@touch $@
+
+bench: setup $(PEERS)/.stamp ## measure what bench/results/cpu.csv lacks, against other libraries too
+	$(BIN)/python -m bench run
+	$(BIN)/python -m bench report
 
 demo: setup ## see it work
 	$(BIN)/mmebm demo

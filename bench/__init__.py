@@ -1,1 +1,1 @@
-"""Recorded experiments: each writes one CSV under bench/results, from which tables in the documentation are made."""
+"""Measurements: cases of operators against contenders, and recorded training experiments; one CSV each in results."""

@@ -14,6 +14,9 @@ REFERENCES = ("normal", "laplace", "none")
 LAWS = ("normal", "laplace")
 PURPOSES = range(6)
 MAX_EXPERTS = 31
+MAX_SUBSET_EXPERTS = 16
+PRIORS = ("never", "always", "full")
+SUBSET_MODES = ("all", "one", "kl")
 MAX_DIM = 1 << 26
 
 
@@ -97,10 +100,54 @@ def experts(z: Tensor, loc: Tensor, scale: Tensor, present: Tensor, law: str) ->
         raise ValueError(f"z: expected floating [.., B, d], got {_shape(z)}")
     tensor("loc", loc, (None, *z.shape[-2:]), z)
     tensor("scale", scale, loc.shape, z)
-    if not 1 <= len(loc) <= MAX_EXPERTS:
-        raise ValueError(f"loc: expected 1 to {MAX_EXPERTS} experts, got {len(loc)}")
-    if present.dtype != torch.int64 or present.shape != z.shape[-2:-1] or present.device != z.device:
+    _count("loc", loc)
+    bitmask("present", present, z.shape[-2], z.device)
+
+
+def gaussian_experts(mu: Tensor, logvar: Tensor, present: Tensor, prior: str) -> None:
+    one_of("prior", prior, PRIORS)
+    tensor("mu", mu, (None, None, None))
+    tensor("logvar", logvar, mu.shape, mu)
+    _count("mu", mu)
+    bitmask("present", present, mu.shape[1], mu.device)
+
+
+def subset_mode(mu: Tensor, mode: str, subset: Tensor | None, given: Tensor | None) -> None:
+    """`given`: the rng."""
+    _subset_mode(mu, mode, SUBSET_MODES)
+    count = (subset is not None) + (given is not None)
+    if count != (mode == "one"):
+        wanted = "exactly one of them for mode 'one'" if mode == "one" else f"neither for mode {mode!r}"
+        raise ValueError(f"subset, rng: expected {wanted}, got {('neither', 'one', 'both')[count]}")
+    if subset is not None:
+        bitmask("subset", subset, mu.shape[1], mu.device)
+    if given is not None:
+        rng(given, mu.device)
+
+
+def subset_gradients(g_mu: Tensor, g_logvar: Tensor, g_kl: Tensor, mu: Tensor, mode: str) -> None:
+    _subset_mode(mu, mode, ("all", "kl"))
+    subsets = (1 << mu.shape[0]) - 1
+    product = (subsets, *mu.shape[1:]) if mode == "all" else (0,)
+    tensor("g_mu", g_mu, product, mu)
+    tensor("g_logvar", g_logvar, product, mu)
+    tensor("g_kl", g_kl, (subsets, mu.shape[1]) if mode == "kl" else (0,), mu)
+
+
+def _subset_mode(mu: Tensor, mode: str, allowed: Sequence[str]) -> None:
+    one_of("mode", mode, allowed)
+    if mode != "one" and mu.shape[0] > MAX_SUBSET_EXPERTS:
         raise ValueError(
-            f"present: expected an int64 bitmask [{z.shape[-2]}] on {z.device}, "
-            f"got {_shape(present)} on {present.device}"
+            f"mu: expected at most {MAX_SUBSET_EXPERTS} experts for mode {mode!r}, "
+            f"which makes 2^M - 1 products, got {mu.shape[0]}"
         )
+
+
+def _count(name: str, experts: Tensor) -> None:
+    if not 1 <= len(experts) <= MAX_EXPERTS:
+        raise ValueError(f"{name}: expected 1 to {MAX_EXPERTS} experts, got {len(experts)}")
+
+
+def bitmask(name: str, t: Tensor, rows: int, device: torch.device) -> None:
+    if t.dtype != torch.int64 or t.shape != (rows,) or t.device != device:
+        raise ValueError(f"{name}: expected an int64 bitmask [{rows}] on {device}, got {_shape(t)} on {t.device}")

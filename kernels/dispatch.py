@@ -12,9 +12,6 @@ from . import native, reference
 BACKENDS = ("reference", "cpu", "triton", "cuda")
 PRECISIONS = ("fp32", "bf16x3", "bf16w2", "tf32", "bf16")
 
-# What each compiled backend implements; the reference implements everything.
-CPU_OPERATORS = frozenset({"draw"})
-
 _MODULES = {"reference": reference, "cpu": native}
 _PREFERENCE = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference")}
 
@@ -28,8 +25,6 @@ def unsupported(backend: str, operator: str, device: torch.device, dtype: torch.
             return f"it runs on cpu tensors, the call is on {device}"
         if not native.available():
             return f"its native module is missing: {native.reason()}"
-        if operator not in CPU_OPERATORS:
-            return f"it has no kernel for '{operator}' yet"
         return None if dtype == torch.float32 else f"it computes in float32, the call is in {dtype}"
     if backend in BACKENDS:
         return f"it has no kernel for '{operator}' yet"

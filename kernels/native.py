@@ -1,8 +1,13 @@
-"""Calls the compiled kernels of csrc through data pointers. Arguments arrive validated by `ops`."""
+"""Calls the compiled kernels of csrc through data pointers. Arguments arrive validated by `ops`.
+
+`MMEBM_ISA` = avx512, avx2 or base forces an instruction set; torch's number of threads is taken at every call.
+"""
 
 from __future__ import annotations
 
 import importlib
+import math
+import os
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -10,7 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .reference import MLP, Chain, Constraints, MalaChain
+from .reference.activations import ACTIVATIONS
+
 _LAWS = {"normal": 0, "laplace": 1}
+_PRIORS = {"never": 0, "always": 1, "full": 2}
+_REFERENCES = {"none": 0, "normal": 1, "laplace": 2}
+# The order of csrc/common/activation.hpp.
+_ACTIVATIONS = {name: i for i, name in enumerate(ACTIVATIONS)}
 
 
 @cache
@@ -44,12 +56,217 @@ def build_info() -> dict[str, Any]:
     return dict(_cpu().build_info())
 
 
+def isa() -> str:
+    """The instruction set that calls use now."""
+    wanted = os.environ.get("MMEBM_ISA", "auto")
+    return str(build_info()["isas"][-1]) if wanted == "auto" else wanted
+
+
+def _where() -> tuple[int, str]:
+    return torch.get_num_threads(), os.environ.get("MMEBM_ISA", "auto")
+
+
+def _address(t: Tensor) -> int:
+    """0 for a tensor without elements: nothing is to be read or written."""
+    return t.data_ptr() if t.numel() else 0
+
+
+class _Net:
+    """An MLP as csrc takes it; holds contiguous parameters alive during the call."""
+
+    def __init__(self, net: MLP) -> None:
+        self.weights = [w.contiguous() for w in net.weights]
+        self.biases = [b.contiguous() for b in net.biases]
+        layers = [(w.data_ptr(), b.data_ptr(), *w.shape) for w, b in zip(self.weights, self.biases, strict=True)]
+        self.args = (layers, _ACTIVATIONS[net.activation], net.slope, net.bound or 0.0)
+
+
+def _hold(hold: Constraints, scale: Tensor) -> tuple[int, int, float, float, float]:
+    low = -math.inf if hold.lower is None else hold.lower
+    high = math.inf if hold.upper is None else hold.upper
+    return _REFERENCES[hold.reference], scale.data_ptr(), hold.grad_clip or 0.0, low, high
+
+
 def draw(rng: Tensor, steps: int, rows: int, dim: int, law: str, purpose: int, scale: Tensor | None = None) -> Tensor:
     """Draws float32 [steps, rows, dim] of the law, times scale [dim]; rng: int64 [3] = (seed, offset, first chain)."""
-    seed, offset, chain = rng.tolist()
     out = torch.empty(steps, rows, dim, dtype=torch.float32)
     scale = None if scale is None else scale.contiguous()
     address = 0 if scale is None else scale.data_ptr()
-    threads = torch.get_num_threads()
-    _cpu().draw(out.data_ptr(), address, steps, rows, dim, seed, offset, chain, _LAWS[law], purpose, threads)
+    _cpu().draw(out.data_ptr(), address, steps, rows, dim, *rng.tolist(), _LAWS[law], purpose, *_where())
     return out
+
+
+def energy(z: Tensor, net: MLP) -> Tensor:
+    """E(z): [B, d] -> [B]."""
+    z, packed, e = z.contiguous(), _Net(net), torch.empty(len(z))
+    _cpu().energy(z.data_ptr(), len(z), packed.args, e.data_ptr(), 0, *_where())
+    return e
+
+
+def energy_and_grad(z: Tensor, net: MLP) -> tuple[Tensor, Tensor]:
+    """E(z) [B] and dE/dz [B, d] in one pass."""
+    z, packed, e, grad = z.contiguous(), _Net(net), torch.empty(len(z)), torch.empty(z.shape)
+    if len(z):
+        _cpu().energy(z.data_ptr(), len(z), packed.args, e.data_ptr(), grad.data_ptr(), *_where())
+    return e, grad
+
+
+def energy_backward(
+    g: Tensor, z: Tensor, net: MLP, parameters: bool = True
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """The gradient of sum_b g_b E(z_b) in z, and where `parameters`, in weights and biases; g is [B]."""
+    g, z, packed, dz = g.contiguous(), z.contiguous(), _Net(net), torch.empty(z.shape)
+    d_weights = [torch.empty(w.shape) for w in packed.weights] if parameters else []
+    d_biases = [torch.empty(b.shape) for b in packed.biases] if parameters else []
+    into = [(w.data_ptr(), b.data_ptr()) for w, b in zip(d_weights, d_biases, strict=True)]
+    _cpu().energy_backward(g.data_ptr(), z.data_ptr(), len(z), packed.args, dz.data_ptr(), into, *_where())
+    return dz, d_weights, d_biases
+
+
+def _chain(
+    adjusted: bool,
+    z: Tensor,
+    net: MLP,
+    coefficients: Tensor,
+    rng: Tensor,
+    hold: Constraints,
+    record_every: int,
+    statistics: bool,
+) -> list[Tensor]:
+    z, packed, table, scale = z.contiguous(), _Net(net), coefficients.contiguous(), hold.scale.contiguous()
+    (rows, dim), steps = z.shape, len(table)
+    kept = steps // record_every if record_every else 0
+    out, states, energies = torch.empty(rows, dim), torch.empty(kept, rows, dim), torch.empty(kept, rows)
+    measured = [torch.empty(rows if statistics else 0) for _ in range(4)]
+    if rows:
+        _cpu().chain(
+            adjusted, z.data_ptr(), rows, steps, packed.args, table.data_ptr(), tuple(rng.tolist()),
+            _hold(hold, scale), out.data_ptr(), (record_every if kept else 0, _address(states), _address(energies)),
+            tuple(map(_address, measured)), *_where(),
+        )  # fmt: skip
+    return [out, states, energies, *measured]
+
+
+def langevin(
+    z: Tensor,
+    net: MLP,
+    coefficients: Tensor,
+    rng: Tensor,
+    hold: Constraints,
+    record_every: int = 0,
+    statistics: bool = False,
+) -> Chain:
+    """K = len(coefficients) steps from z [B, d]."""
+    return Chain(*_chain(False, z, net, coefficients, rng, hold, record_every, statistics)[:6])
+
+
+def mala(
+    z: Tensor,
+    net: MLP,
+    coefficients: Tensor,
+    rng: Tensor,
+    hold: Constraints,
+    record_every: int = 0,
+    statistics: bool = False,
+) -> MalaChain:
+    """K Metropolis-adjusted steps from z [B, d]."""
+    return MalaChain(*_chain(True, z, net, coefficients, rng, hold, record_every, statistics))
+
+
+def langevin_update(z: Tensor, grad: Tensor, coefficients: Tensor, rng: Tensor, step: int, hold: Constraints) -> Tensor:
+    """Step `step` of a chain given dE/dz [B, d] at z."""
+    z, grad, scale = z.contiguous(), grad.contiguous(), hold.scale.contiguous()
+    out = torch.empty(z.shape)
+    seed, offset, first = rng.tolist()
+    _cpu().langevin_update(
+        z.data_ptr(), grad.data_ptr(), *z.shape, *coefficients[step].tolist(), (seed, _wrap(offset + step), first),
+        _hold(hold, scale), out.data_ptr(), *_where(),
+    )  # fmt: skip
+    return out
+
+
+def _wrap(offset: int) -> int:
+    """Two's complement, as int64 arithmetic on the tensor would have it; only the lower 48 bits matter."""
+    return (offset + (1 << 63)) % (1 << 64) - (1 << 63)
+
+
+def _experts(mu: Tensor, logvar: Tensor, present: Tensor, prior: str) -> tuple[int, int, int, int, int, int, int]:
+    return mu.data_ptr(), logvar.data_ptr(), present.data_ptr(), *mu.shape, _PRIORS[prior]
+
+
+def product_of_experts(mu: Tensor, logvar: Tensor, present: Tensor, prior: str) -> tuple[Tensor, Tensor]:
+    """mu and logvar [M, B, d], present int64 [B] -> mu and logvar [B, d] of the product."""
+    present = present.contiguous()
+    mean, lv = torch.empty(mu.shape[1:]), torch.empty(mu.shape[1:])
+    _cpu().product(_experts(mu, logvar, present, prior), mean.data_ptr(), lv.data_ptr(), *_where())
+    return mean, lv
+
+
+def product_of_experts_backward(
+    g_mu: Tensor, g_logvar: Tensor, mu: Tensor, logvar: Tensor, present: Tensor, prior: str
+) -> tuple[Tensor, Tensor]:
+    """The gradient of sum(g_mu mu + g_logvar logvar) in the experts' mu and logvar [M, B, d]."""
+    present = present.contiguous()
+    d_mu, d_logvar = torch.empty(mu.shape), torch.empty(mu.shape)
+    _cpu().product_backward(
+        _experts(mu, logvar, present, prior), g_mu.data_ptr(), g_logvar.data_ptr(), d_mu.data_ptr(),
+        d_logvar.data_ptr(), *_where(),
+    )  # fmt: skip
+    return d_mu, d_logvar
+
+
+def subset_experts(mu: Tensor, logvar: Tensor, present: Tensor, prior: str, mode: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Over every subset: mu, logvar [S, B, d] (mode "all") and KL(q_s || N(0, I)) [S, B] (mode "kl"), else empty."""
+    present, subsets = present.contiguous(), (1 << len(mu)) - 1
+    shape = (subsets, *mu.shape[1:]) if mode == "all" else (0,)
+    means, logvars = torch.empty(shape), torch.empty(shape)
+    kl = torch.empty((subsets, mu.shape[1]) if mode == "kl" else (0,))
+    into = (_address(t) for t in (means, logvars, kl))
+    if mu.shape[1]:
+        _cpu().subsets(_experts(mu, logvar, present, prior), *into, *_where())
+    return means, logvars, kl
+
+
+def subset_experts_backward(
+    g_mu: Tensor, g_logvar: Tensor, g_kl: Tensor, mu: Tensor, logvar: Tensor, present: Tensor, prior: str, mode: str
+) -> tuple[Tensor, Tensor]:
+    """The gradient of sum(g_mu mu + g_logvar logvar) (mode "all") or sum(g_kl kl) (mode "kl") in the experts."""
+    present = present.contiguous()
+    d_mu, d_logvar = torch.empty(mu.shape), torch.empty(mu.shape)
+    incoming = (_address(g) for g in (g_mu, g_logvar, g_kl))
+    if mu.shape[1]:
+        _cpu().subsets_backward(
+            _experts(mu, logvar, present, prior), *incoming, d_mu.data_ptr(), d_logvar.data_ptr(), *_where()
+        )
+    return d_mu, d_logvar
+
+
+def _mixture(
+    z: Tensor, loc: Tensor, scale: Tensor, present: Tensor, law: str
+) -> tuple[int, int, int, int, int, int, int, int, int]:
+    lead = math.prod(z.shape[:-2])
+    tensors = (t.data_ptr() for t in (z, loc, scale, present))
+    return *tensors, lead, *z.shape[-2:], len(loc), _LAWS[law]  # type: ignore[return-value]
+
+
+def mixture_log_prob(z: Tensor, loc: Tensor, scale: Tensor, present: Tensor, law: str) -> Tensor:
+    """z [.., B, d], loc and scale [M, B, d], present int64 [B] -> [.., B]; an empty row has the standard law."""
+    present, out = present.contiguous(), torch.empty(z.shape[:-1])
+    _cpu().mixture(_mixture(z, loc, scale, present, law), out.data_ptr(), *_where())
+    return out
+
+
+def mixture_log_prob_backward(
+    g: Tensor, z: Tensor, loc: Tensor, scale: Tensor, present: Tensor, law: str, parameters: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradient of sum g log q in z, and where `parameters`, in loc and scale (else empty)."""
+    present, dz = present.contiguous(), torch.empty(z.shape)
+    d_loc, d_scale = (torch.empty(loc.shape if parameters else 0) for _ in range(2))
+    into = (dz.data_ptr(), _address(d_loc), _address(d_scale))
+    _cpu().mixture_backward(_mixture(z, loc, scale, present, law), g.data_ptr(), *into, *_where())
+    return dz, d_loc, d_scale
+
+
+def fma_rate(seconds: float, threads: int) -> float:
+    """GFLOP/s of the register tile on operands that stay in L1: what a chain can reach at most."""
+    return float(_cpu().fma_rate(seconds, threads, os.environ.get("MMEBM_ISA", "auto"))) * 1e-9

@@ -21,6 +21,7 @@ CONDITIONS: dict[str, Callable[[], bool]] = {
     "no_data": lambda: "MMEBM_DATA_DIR" not in os.environ,
     "no_browser": lambda: not any(map(shutil.which, BROWSERS)),
     "no_native": lambda: not native.available(),
+    "no_peers": lambda: not (Path(__file__).parents[1] / "build" / "peers" / ".stamp").exists(),
 }
 
 _skips = pytest.StashKey[list[tuple[str, str]]]()

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 import mmebm
-from bench import ablation, digits
-from bench.__main__ import main
+from bench.experiments import ablation, digits
 
 ROOT = Path(__file__).parents[1]
 
@@ -38,9 +37,3 @@ def test_every_linked_file_is_there() -> None:
     for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
         for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / link).is_file(), f"{page.name} links to {link}"
-
-
-def test_bench_lists_its_cases(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", ["bench"])
-    main()
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["digits", "ablation"]

@@ -3,13 +3,7 @@
 
 #include <cstdint>
 
-#if defined(__CUDACC__)
-#define MMEBM_HD __host__ __device__ __forceinline__
-#elif defined(__GNUC__)
-#define MMEBM_HD inline __attribute__((always_inline))
-#else
-#define MMEBM_HD inline
-#endif
+#include "common/real.hpp"
 
 namespace mmebm {
 

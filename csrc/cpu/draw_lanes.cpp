@@ -1,87 +1,104 @@
-// Compiled once per instruction set. Calls are gathered into tiles of independent lanes, whatever the shape is, which
-// leaves the compiler plain loops to vectorise; the scattered stores cost less than odd dims would.
-#include <algorithm>
-
-#include "common/normal.hpp"
-#include "common/philox.hpp"
-#include "cpu/draw.hpp"
-#include "cpu/philox_tile.hpp"
+#include "cpu/hold.hpp"
+#include "cpu/noise.hpp"
+#include "cpu/transpose.hpp"
+#include "cpu/workers.hpp"
 
 namespace mmebm::cpu::MMEBM_ISA {
 
 namespace {
 
-constexpr int kTile = 64;
+constexpr int kVectors = kManyRegisters ? 2 : 1;
+constexpr int kChains = kVectors * kLanes;
 constexpr int64_t kDims[4] = {0, 1, 8, 9};  // of a call, from its first
 
-template <Law law, bool scaled>
-void draw_tiles(float* out, const float* scale, DrawShape shape, DrawStream stream, int64_t begin, int64_t end) {
-  const int64_t n = calls(shape.dim);
-  const uint32_t k0 = static_cast<uint32_t>(stream.seed), k1 = static_cast<uint32_t>(stream.seed >> 32);
-  int64_t q = begin % n;
-  int64_t row = begin / n % shape.rows;
-  int64_t s = begin / n / shape.rows;
-
-  alignas(64) uint64_t c[4][kTile] = {};
-  alignas(64) float y[4][kTile];
-  int64_t at[kTile];    // where the lane's row starts in out
-  int64_t first[kTile]; // the lane's first dim
-  for (; begin < end; begin += kTile) {
-    const int lanes = static_cast<int>(std::min<int64_t>(kTile, end - begin));
-    for (int l = 0; l < lanes; ++l) {
-      const Words ctr = counter((stream.chain + static_cast<uint64_t>(row)) & kMask48,
-                                (stream.offset + static_cast<uint64_t>(s)) & kMask48, stream.purpose, static_cast<uint32_t>(q));
-      c[0][l] = ctr.x0;
-      c[1][l] = ctr.x1;
-      c[2][l] = ctr.x2;
-      c[3][l] = ctr.x3;
-      at[l] = (s * shape.rows + row) * shape.dim;
-      first[l] = first_dim(q);
-      if (++q == n) {
-        q = 0;
-        if (++row == shape.rows) {
-          row = 0;
-          ++s;
-        }
-      }
+// Lanes [from, from + kChains) of the steps * rows.
+void draw_tile(const DrawCall& call, int64_t from) {
+  uint64_t chain[kChains], step[kChains];
+  int64_t row = from % call.rows, s = from / call.rows;
+  for (int l = 0; l < kChains; ++l) {
+    chain[l] = (call.stream.chain + static_cast<uint64_t>(row)) & kMask48;
+    step[l] = (call.stream.offset + static_cast<uint64_t>(s)) & kMask48;
+    if (++row == call.rows) {
+      row = 0;
+      ++s;
     }
-    philox_tile(c, k0, k1);
-    for (int l = 0; l < kTile; ++l) {
-      const Words x{static_cast<uint32_t>(c[0][l]), static_cast<uint32_t>(c[1][l]), static_cast<uint32_t>(c[2][l]),
-                    static_cast<uint32_t>(c[3][l])};
-      if constexpr (law == Law::normal) {
-        const Pair low = normal_pair(x.x0, x.x1), high = normal_pair(x.x2, x.x3);
-        y[0][l] = low.a;
-        y[1][l] = low.b;
-        y[2][l] = high.a;
-        y[3][l] = high.b;
+  }
+  Noise<kVectors> noise;
+  noise.start(call.stream.seed, chain, step);
+  alignas(64) float tile[16 * kChains];
+  for (int64_t block = 0; block < call.dim; block += 16) {
+    const int64_t dims = call.dim - block < 16 ? call.dim - block : 16;
+    for (int64_t t = 0; t < 4 && 2 * t < dims; ++t) {
+      const uint32_t q = static_cast<uint32_t>(block / 4 + t);
+      Real<kVectors> x[4];
+      if (call.law == Law::normal) {
+        noise.normals(call.purpose, q, x);
       } else {
-        y[0][l] = laplace_unit(x.x0);
-        y[1][l] = laplace_unit(x.x1);
-        y[2][l] = laplace_unit(x.x2);
-        y[3][l] = laplace_unit(x.x3);
+        Block<uint32_t, kVectors> words[4];
+        noise.words(call.purpose, q, words);
+        for (int j = 0; j < 4; ++j) x[j] = laplace_unit(words[j]);
+      }
+      for (int j = 0; j < 4; ++j) {
+        const int64_t i = 2 * t + kDims[j];
+        if (i >= dims) continue;
+        store_block(tile + i * kChains, call.scale ? x[j] * call.scale[block + i] : x[j]);
       }
     }
-    for (int l = 0; l < lanes; ++l) {
-      float* to = out + at[l] + first[l];
-      const float* by = scaled ? scale + first[l] : nullptr;
-      if (first[l] + kDims[3] < shape.dim) {
-        for (int j = 0; j < 4; ++j) to[kDims[j]] = scaled ? y[j][l] * by[kDims[j]] : y[j][l];
-      } else {
-        for (int j = 0; j < 4; ++j) {
-          if (first[l] + kDims[j] < shape.dim) to[kDims[j]] = scaled ? y[j][l] * by[kDims[j]] : y[j][l];
-        }
-      }
-    }
+    scatter(tile, dims, call.steps * call.rows - from, kChains, call.out + from * call.dim + block, call.dim);
   }
 }
 
 }  // namespace
 
-void draw_lanes(float* out, const float* scale, DrawShape shape, DrawStream stream, Law law, int64_t begin, int64_t end) {
-  const auto tiles = law == Law::normal ? (scale ? draw_tiles<Law::normal, true> : draw_tiles<Law::normal, false>)
-                                        : (scale ? draw_tiles<Law::laplace, true> : draw_tiles<Law::laplace, false>);
-  tiles(out, scale, shape, stream, begin, end);
+void draw(const DrawCall& call, int threads) {
+  constexpr int64_t kPiece = 256;  // tiles: a small draw stays on the calling thread
+  const int64_t tiles = (call.steps * call.rows + kChains - 1) / kChains;
+  [[maybe_unused]] const int workers = team(threads, tiles * ((call.dim + 15) / 16) / kPiece);
+#pragma omp parallel for schedule(static) num_threads(workers) if (workers > 1)
+  for (int64_t t = 0; t < tiles; ++t) draw_tile(call, t * kChains);
+}
+
+void langevin_update(const UpdateCall& call, int threads) {
+  const int64_t tiles = (call.rows + kChains - 1) / kChains;
+  [[maybe_unused]] const int workers = team(threads, tiles * ((call.dim + 15) / 16) / 64);
+#pragma omp parallel for schedule(static) num_threads(workers) if (workers > 1)
+  for (int64_t t = 0; t < tiles; ++t) {
+    const int64_t row = t * kChains, rows = call.rows - row;
+    uint64_t chain[kChains], step[kChains];
+    for (int l = 0; l < kChains; ++l) {
+      chain[l] = (call.stream.chain + static_cast<uint64_t>(row + l)) & kMask48;
+      step[l] = call.stream.offset & kMask48;
+    }
+    Noise<kVectors> noise;
+    noise.start(call.stream.seed, chain, step);
+    const int64_t size = call.dim * kChains;
+    float* z = scratch(Scratch::own, 2 * size);
+    float* grad = z + size;
+    gather(call.z + row * call.dim, call.dim, rows, kChains, z);
+    gather(call.grad + row * call.dim, call.dim, rows, kChains, grad);
+    Real<kVectors> factor = call.t;
+    if (call.hold.grad_clip != 0.0f) {
+      Real<kVectors> squares = 0.0f;
+      for (int64_t i = 0; i < call.dim; ++i) {
+        const Real<kVectors> x = load_block<kVectors>(grad + i * kChains);
+        squares = fma32(x, x, squares);
+      }
+      factor = clip_factor(squares, call.hold.grad_clip) * call.t;
+    }
+    const int64_t n = calls(call.dim);
+    for (int64_t q = 0; q < n; ++q) {
+      Real<kVectors> eps[4];
+      noise.normals(static_cast<uint32_t>(Purpose::chain), static_cast<uint32_t>(q), eps);
+      for (int j = 0; j < 4; ++j) {
+        const int64_t i = first_dim(q) + kDims[j];
+        if (i >= call.dim) continue;
+        const Real<kVectors> x = load_block<kVectors>(z + i * kChains);
+        const Real<kVectors> by = drift(x, load_block<kVectors>(grad + i * kChains), factor, call.hold, i);
+        store_block(z + i * kChains, boxed(fma32(eps[j], call.b, fma32(by, -call.a, x)), call.hold));
+      }
+    }
+    scatter(z, call.dim, rows, kChains, call.out + row * call.dim);
+  }
 }
 
 }  // namespace mmebm::cpu::MMEBM_ISA

@@ -1,7 +1,15 @@
 """Plain PyTorch, any floating dtype, any device: the oracle that every other backend is tested against."""
 
 from .energy import MLP, energy, energy_and_grad, energy_backward, energy_double_backward
+from .experts import (
+    choose_subset,
+    product_of_experts,
+    product_of_experts_backward,
+    subset_experts,
+    subset_experts_backward,
+)
 from .langevin import Chain, Constraints, langevin, langevin_update
+from .mala import MalaChain, mala
 from .mixture import mixture_log_prob, mixture_log_prob_backward
 from .noise import draw
 
@@ -9,6 +17,8 @@ __all__ = [
     "MLP",
     "Chain",
     "Constraints",
+    "MalaChain",
+    "choose_subset",
     "draw",
     "energy",
     "energy_and_grad",
@@ -16,6 +26,11 @@ __all__ = [
     "energy_double_backward",
     "langevin",
     "langevin_update",
+    "mala",
     "mixture_log_prob",
     "mixture_log_prob_backward",
+    "product_of_experts",
+    "product_of_experts_backward",
+    "subset_experts",
+    "subset_experts_backward",
 ]

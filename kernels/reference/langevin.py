@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -42,16 +43,32 @@ def reference_gradient(z: Tensor, reference: str, scale: Tensor) -> Tensor | Non
     return z.sign() / scale if reference == "laplace" else None
 
 
-def _step(z: Tensor, grad: Tensor, eps: Tensor, coefficients: Tensor, hold: Constraints) -> Tensor:
-    a, b, t = coefficients.to(z.dtype).unbind()
+def chain_noise(rng: Tensor, steps: int, z: Tensor) -> Iterator[Tensor]:
+    """eps [B, d] of every step, drawn in blocks."""
+    rows, dim = z.shape
+    at_once = max(1, _NOISE_VALUES // max(1, rows * dim))
+    for start in range(0, steps, at_once):
+        count = min(at_once, steps - start)
+        yield from draw(rng + rng.new_tensor([0, start, 0]), count, rows, dim, "normal", CHAIN_NOISE).to(z.dtype)
+
+
+def drift(z: Tensor, grad: Tensor, t: Tensor, hold: Constraints) -> Tensor:
+    """grad U_k at z given dE/dz there: clipped, times t, plus the reference's."""
     if hold.grad_clip is not None:
         norm = torch.linalg.vector_norm(grad, dim=1, keepdim=True)
         grad = grad * (hold.grad_clip / norm.clamp_min(hold.grad_clip))
-    drift = t * grad
     pull = reference_gradient(z, hold.reference, hold.scale)
-    if pull is not None:
-        drift = drift + pull
-    z = torch.addcmul(torch.addcmul(z, a, drift, value=-1), b, eps)
+    return t * grad if pull is None else t * grad + pull
+
+
+def moved(z: Tensor, drift: Tensor, eps: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """fma(b, eps, fma(-a, drift, z))."""
+    return torch.addcmul(torch.addcmul(z, a, drift, value=-1), b, eps)
+
+
+def _step(z: Tensor, grad: Tensor, eps: Tensor, coefficients: Tensor, hold: Constraints) -> Tensor:
+    a, b, t = coefficients.to(z.dtype).unbind()
+    z = moved(z, drift(z, grad, t, hold), eps, a, b)
     if hold.lower is not None or hold.upper is not None:
         z = z.clamp(hold.lower, hold.upper)
     return z
@@ -68,22 +85,18 @@ def langevin(
     z: Tensor, net: MLP, coefficients: Tensor, rng: Tensor, hold: Constraints, record_every: int, statistics: bool
 ) -> Chain:
     """K = len(coefficients) steps from z [B, d]."""
-    steps, (rows, dim) = len(coefficients), z.shape
+    steps, rows = len(coefficients), len(z)
     kept = steps // record_every if record_every else 0
     states, energies = z.new_empty(kept, *z.shape), z.new_empty(kept, rows)
     totals = z.new_zeros(3, rows if statistics else 0)
-    at_once = max(1, _NOISE_VALUES // max(1, rows * dim))
-    for start in range(0, steps, at_once):
-        count = min(at_once, steps - start)
-        noise = draw(rng + rng.new_tensor([0, start, 0]), count, rows, dim, "normal", CHAIN_NOISE).to(z.dtype)
-        for k, eps in enumerate(noise, start):
-            value, grad = energy_and_grad(z, net)
-            before, z = z, _step(z, grad, eps, coefficients[k], hold)
-            if statistics:
-                norms = torch.linalg.vector_norm(torch.stack((grad, z - before)), dim=2)
-                totals += torch.cat((value.unsqueeze(0), norms))
-            if record_every and (k + 1) % record_every == 0:
-                states[k // record_every] = z
-                energies[k // record_every] = energy(z, net)
+    for k, eps in enumerate(chain_noise(rng, steps, z)):
+        value, grad = energy_and_grad(z, net)
+        before, z = z, _step(z, grad, eps, coefficients[k], hold)
+        if statistics:
+            norms = torch.linalg.vector_norm(torch.stack((grad, z - before)), dim=2)
+            totals += torch.cat((value.unsqueeze(0), norms))
+        if record_every and (k + 1) % record_every == 0:
+            states[k // record_every] = z
+            energies[k // record_every] = energy(z, net)
     means = [total / max(1, steps) for total in totals]  # apart: an operator's outputs may not share storage
     return Chain(z.clone() if steps == 0 else z, states, energies, *means)

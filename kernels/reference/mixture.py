@@ -15,23 +15,23 @@ def _log_density(z: Tensor, loc: Tensor, scale: Tensor, law: str) -> Tensor:
     return -(u.abs() + (2.0 * scale).log()).sum(-1)
 
 
-def _by_expert(z: Tensor, parameter: Tensor) -> Tensor:
+def by_expert(z: Tensor, parameter: Tensor) -> Tensor:
     """[M, B, d] -> [M, 1.., B, d], to meet z [.., B, d]."""
     return parameter.view(parameter.shape[0], *(1,) * (z.dim() - 2), *parameter.shape[1:])
 
 
-def _observed(present: Tensor, experts: int) -> Tensor:
-    """Bitmask [B] -> bool [M, B]."""
-    bits = torch.arange(experts, device=present.device).unsqueeze(1)
+def observed(present: Tensor, experts: int) -> Tensor:
+    """Bitmask [.., B] -> bool [M, .., B]; bits from M on are ignored."""
+    bits = torch.arange(experts, device=present.device).view(-1, *(1,) * present.dim())
     return (present.unsqueeze(0) >> bits & 1).bool()
 
 
 def _components(z: Tensor, loc: Tensor, scale: Tensor, present: Tensor, law: str) -> tuple[Tensor, Tensor, Tensor]:
     """log q_m(z) [M, .., B], -inf where the expert is absent; where it is; the number of present experts [B]."""
-    observed = _observed(present, len(loc))
-    each = _log_density(z, _by_expert(z, loc), _by_expert(z, scale), law)
-    absent = ~observed.view(len(loc), *(1,) * (z.dim() - 2), -1)
-    return each.masked_fill(absent, -math.inf), absent, observed.sum(0)
+    held = observed(present, len(loc))
+    each = _log_density(z, by_expert(z, loc), by_expert(z, scale), law)
+    absent = ~held.view(len(loc), *(1,) * (z.dim() - 2), -1)
+    return each.masked_fill(absent, -math.inf), absent, held.sum(0)
 
 
 def mixture_log_prob(z: Tensor, loc: Tensor, scale: Tensor, present: Tensor, law: str) -> Tensor:
@@ -50,8 +50,8 @@ def mixture_log_prob_backward(
     empty = count == 0
     weight = torch.softmax(each.masked_fill(empty, 0.0), 0) * g  # [M, .., B]
     weight = weight.unsqueeze(-1)
-    spread = _by_expert(z, scale)
-    u = (z - _by_expert(z, loc)) / spread
+    spread = by_expert(z, scale)
+    u = (z - by_expert(z, loc)) / spread
     pull, stretch = (u, u * u - 1.0) if law == "normal" else (u.sign(), u.abs() - 1.0)
     # Selected, not only weighted by zero: an absent expert may hold anything, NaN too.
     absent = absent.unsqueeze(-1)

@@ -59,6 +59,16 @@ def _open_unit(x: Tensor) -> Tensor:
     return (x >> 9) * 2.0**-23 + 2.0**-24
 
 
+def log_uniform(rng: Tensor, steps: int, rows: int) -> Tensor:
+    """ln u(x0) of the accept/reject words: float64 [steps, rows]."""
+    return _open_unit(words(rng, steps, rows, 1, ACCEPT)[..., 0, 0]).double().log()
+
+
+def choose(rng: Tensor, rows: int, n: int | Tensor) -> Tensor:
+    """One of 0..n-1 for each row, uniformly: int64 [rows]; n is at most 2^31, and may differ by row."""
+    return words(rng, 1, rows, 1, CHOICE)[0, :, 0, 0] * n >> 32
+
+
 def normal_pair(x0: Tensor, x1: Tensor) -> tuple[Tensor, Tensor]:
     """Box-Muller on two words: r cos(2 pi v), r sin(2 pi v) in float64, the angle reduced exactly to an octant."""
     r = (-2.0 * _open_unit(x0).double().log()).clamp_min(0.0).sqrt()

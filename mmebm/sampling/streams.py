@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmebm.kernels.reference.noise import CHOICE, words
+from mmebm.kernels.reference.noise import choose
+
+__all__ = ["Stream", "choose", "fresh_seed", "rng_state"]
 
 
 def fresh_seed(device: torch.device | str = "cpu", generator: torch.Generator | None = None) -> Tensor:
@@ -35,11 +37,6 @@ def rng_state(
         raise TypeError(f"seed: expected an integer or None, got {seed!r}")
     signed = (seed + (1 << 63)) % (1 << 64) - (1 << 63)
     return torch.tensor([signed, offset, first_chain], dtype=torch.int64, device=device)
-
-
-def choose(rng: Tensor, rows: int, n: int) -> Tensor:
-    """One of 0..n-1 for each row, uniformly: int64 [rows]."""
-    return words(rng, 1, rows, 1, CHOICE)[0, :, 0, 0] * n >> 32
 
 
 class Stream:

@@ -1,4 +1,4 @@
-"""The contract of kernels/ops.py: registration, fakes, tracing, autograd marks, errors and dispatch."""
+"""The contract of kernels/ops: registration, fakes, tracing, autograd marks, errors and dispatch."""
 
 from __future__ import annotations
 
@@ -54,6 +54,8 @@ def case(name: str, dtype: torch.dtype = torch.float32, rows: int = ROWS, **layo
         "present": torch.arange(rows) % 8,
         "law": "normal",
     }
+    normals = {"mu": floats(3, rows, DIM), "logvar": floats(3, rows, DIM), "present": torch.arange(rows) % 8}
+    chain = {"coefficients": table, "rng": rng, **hold, "record_every": 2, "statistics": True}
     z = floats(rows, DIM)
     return {
         "draw": {
@@ -63,14 +65,24 @@ def case(name: str, dtype: torch.dtype = torch.float32, rows: int = ROWS, **layo
         "energy": {"z": z, **net, **where},
         "energy_backward": {"g": floats(rows), "z": z, **net, "parameters": True, **where},
         "energy_and_grad": {"z": z, **net, **where},
-        "langevin": {
-            "z": z, **net, "coefficients": table, "rng": rng, **hold, "record_every": 2, "statistics": True, **where
-        },
+        "langevin": {"z": z, **net, **chain, **where},
         "langevin_update": {
             "z": z, "grad": floats(rows, DIM), "coefficients": table, "rng": rng, "step": 1, **hold, "backend": "auto"
         },
+        "mala": {"z": z, **net, **chain, **where},
         "mixture_log_prob": {**experts, "backend": "auto"},
         "mixture_log_prob_backward": {"g": floats(2, rows), **experts, "parameters": True, "backend": "auto"},
+        "product_of_experts": {**normals, "prior": "full", "backend": "auto"},
+        "product_of_experts_backward": {
+            "g_mu": floats(rows, DIM), "g_logvar": floats(rows, DIM), **normals, "prior": "full", "backend": "auto"
+        },
+        "subset_experts": {
+            **normals, "subset": None, "rng": None, "mode": "all", "prior": "full", "backend": "auto"
+        },
+        "subset_experts_backward": {
+            "g_mu": floats(7, rows, DIM), "g_logvar": floats(7, rows, DIM), "g_kl": floats(0),
+            **normals, "mode": "all", "prior": "full", "backend": "auto",
+        },
     }[name]  # fmt: skip
 
 
@@ -90,14 +102,30 @@ def test_every_operator_is_declared_public_and_in_the_reference(name: str) -> No
     assert callable(getattr(ops, name)) and callable(getattr(reference, name))
 
 
+ONCE = ("mixture_log_prob", "product_of_experts", "subset_experts")
+ONCE_BACKWARD = tuple(f"{name}_backward" for name in ONCE)
+RNG = torch.tensor([11, 2, 3])
+# Changes that turn the case, which asks for all subsets, into the other modes.
+CHOSEN = {"mode": "one", "subset": torch.arange(ROWS) % 8}
+DRAWN = {"mode": "one", "rng": RNG}
+KL = {"mode": "kl"}
+KL_GRADIENT = {"mode": "kl", "g_mu": torch.zeros(0), "g_logvar": torch.zeros(0), "g_kl": torch.ones(7, ROWS)}
+
+
 @pytest.mark.parametrize("layout", [{}, {"grad": True}, {"strided": True}], ids=["plain", "grad", "strided"])
 @pytest.mark.parametrize("name", ops._SCHEMAS)
 def test_opcheck(name: str, layout: dict[str, bool]) -> None:
     args = tuple(case(name, torch.float64 if "grad" in layout else torch.float32, **layout).values())
     checks = list(torch.library._OPCHECK_DEFAULT_UTILS)
-    if name == "mixture_log_prob_backward" and "grad" in layout:
+    if name in ONCE_BACKWARD and "grad" in layout:
         checks.remove("test_aot_dispatch_dynamic")  # it differentiates, and that is refused
     torch.library.opcheck(operator(name), args, test_utils=checks)
+
+
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("change", [CHOSEN, DRAWN, KL], ids=["chosen", "drawn", "kl"])
+def test_opcheck_of_the_other_modes_of_subset_experts(change: dict[str, Any], grad: bool) -> None:
+    torch.library.opcheck(operator("subset_experts"), (), case("subset_experts", grad=grad) | change)
 
 
 VARIANTS = [
@@ -105,22 +133,36 @@ VARIANTS = [
     ("draw", {"steps": 0}),
     ("draw", {"law": "laplace", "scale": None}),
     ("energy_backward", {"parameters": False}),
-    ("langevin", {"record_every": 0}),
-    ("langevin", {"record_every": STEPS + 1}),
-    ("langevin", {"statistics": False}),
-    ("langevin", {"coefficients": torch.zeros(0, 3)}),
+    *(
+        (name, change)
+        for name in ("langevin", "mala")
+        for change in (
+            {"record_every": 0},
+            {"record_every": STEPS + 1},
+            {"statistics": False},
+            {"coefficients": torch.zeros(0, 3)},
+        )
+    ),
     ("mixture_log_prob_backward", {"parameters": False}),
     ("mixture_log_prob", {"z": torch.zeros(ROWS, DIM)}),
     ("mixture_log_prob", {"z": torch.zeros(0, 2, ROWS, DIM)}),
+    ("product_of_experts", {"mu": torch.zeros(1, ROWS, DIM), "logvar": torch.zeros(1, ROWS, DIM)}),
+    ("subset_experts", CHOSEN),
+    ("subset_experts", DRAWN),
+    ("subset_experts", KL),
+    ("subset_experts", KL | {"mu": torch.zeros(1, ROWS, DIM), "logvar": torch.zeros(1, ROWS, DIM)}),
+    ("subset_experts_backward", KL_GRADIENT),
 ]
+BY_ROW = {"z": -2, "mu": -2, "logvar": -2, "subset": 0, "g_kl": 1}
 
 
 @pytest.mark.parametrize("rows", [ROWS, 1, 0])
 @pytest.mark.parametrize(("name", "change"), VARIANTS, ids=lambda v: v if isinstance(v, str) else "-".join(v))
 def test_fakes_agree_with_the_real_thing(name: str, change: dict[str, Any], rows: int) -> None:
     args = case(name, rows=rows) | change
-    if "z" in change and rows != ROWS:
-        args["z"] = args["z"][..., :rows, :]
+    for key in change.keys() & BY_ROW.keys():
+        if args[key].dim() > 1 or key == "subset":
+            args[key] = args[key].narrow(BY_ROW[key], 0, rows).contiguous()
     with FakeTensorMode() as mode:
         fake = operator(name)(**tree_map_only(Tensor, mode.from_tensor, args))
     real = operator(name)(**args)
@@ -163,25 +205,54 @@ def test_langevin_traces_whole_and_advances_the_offset_inside() -> None:
         assert torch.equal(torch.compile(twice, fullgraph=True, backend=compiler)(args["z"], args["rng"]), expected)
 
 
-@pytest.mark.parametrize("name", ["draw", "energy_and_grad", "langevin", "langevin_update"])
+@pytest.mark.parametrize("name", ["draw", "energy_and_grad", "langevin", "mala", "langevin_update"])
 def test_what_samplers_return_is_not_differentiable(name: str) -> None:
     assert all(not t.requires_grad for t in tensors(operator(name)(**case(name, grad=True))))
 
 
-@pytest.mark.parametrize("wanted", ["z", "loc", "scale"])
-def test_a_second_derivative_of_the_mixture_is_refused(wanted: str) -> None:
-    args = case("mixture_log_prob")
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [*(("mixture_log_prob", w) for w in ("z", "loc", "scale")), *((n, w) for n in ONCE[1:] for w in ("mu", "logvar"))],
+)
+def test_a_second_derivative_is_refused_where_there_is_none(name: str, wanted: str) -> None:
+    args = case(name)
     x = args[wanted].requires_grad_()
-    (grad,) = torch.autograd.grad(operator("mixture_log_prob")(**args).sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="mixture_log_prob is differentiable once"):
+    value = sum(t.sum() for t in tensors(operator(name)(**args)))
+    (grad,) = torch.autograd.grad(value, x, create_graph=True)
+    with pytest.raises(RuntimeError, match=f"{name} is differentiable once"):
         torch.autograd.grad(grad.sum(), x)
+
+
+@pytest.mark.parametrize("change", [{}, CHOSEN, DRAWN, KL], ids=["all", "chosen", "drawn", "kl"])
+def test_subset_experts_traces_whole_with_its_gradients(change: dict[str, Any]) -> None:
+    args = case("subset_experts", grad=True) | change
+    leaves = [args["mu"], args["logvar"]]
+
+    def loss(args: dict[str, Any]) -> Tensor:
+        out = ops.subset_experts(**args)
+        return out.mu.square().sum() + out.logvar.sum() + out.kl.sum() + out.subset.sum()
+
+    plain = loss(args)
+    for compiler in ("eager", "aot_eager"):
+        torch._dynamo.reset()
+        traced = torch.compile(loss, fullgraph=True, backend=compiler)(args)
+        assert torch.equal(traced, plain)
+        grads = zip(torch.autograd.grad(traced, leaves), torch.autograd.grad(loss(args), leaves), strict=True)
+        assert all(torch.equal(a, b) for a, b in grads)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", ops._SCHEMAS)
 def test_every_output_is_written(name: str, dtype: torch.dtype, poisoned_empty: None) -> None:
     results = tensors(operator(name)(**case(name, dtype)))
-    assert results and all(t.numel() and torch.isfinite(t).all() for t in results)
+    unasked = {"subset_experts": 2}.get(name, 0)  # the chosen subset and the KL
+    assert sum(t.numel() > 0 for t in results) == len(results) - unasked
+    assert all(torch.isfinite(t).all() for t in results)
+
+
+@pytest.mark.parametrize("change", [CHOSEN, DRAWN, KL], ids=["chosen", "drawn", "kl"])
+def test_every_output_of_the_other_modes_is_written(change: dict[str, Any], poisoned_empty: None) -> None:
+    assert all(torch.isfinite(t).all() for t in tensors(operator("subset_experts")(**case("subset_experts") | change)))
 
 
 # errors --------------------------------------------------------------------------------------------------------------
@@ -200,7 +271,7 @@ BAD: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ("draw", {"scale": torch.ones(DIM, dtype=F64)}, TypeError, "scale: .*float64"),
     *(
         entry
-        for name in ("energy", "energy_backward", "energy_and_grad", "langevin")
+        for name in ("energy", "energy_backward", "energy_and_grad", "langevin", "mala")
         for entry in (
             (name, {"z": torch.zeros(DIM)}, ValueError, r"z: expected shape \[\*, \*\], got float32 \[5\]"),
             (name, {"z": torch.zeros(ROWS, DIM, dtype=torch.int64)}, TypeError, "z: .*float32 or float64, got int64"),
@@ -226,7 +297,7 @@ BAD: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ("langevin_update", {"step": STEPS}, ValueError, "step: expected 0 to 5, .*got 6"),
     *(
         entry
-        for name in ("langevin", "langevin_update")
+        for name in ("langevin", "mala", "langevin_update")
         for entry in (
             (name, {"rng": torch.zeros(3)}, ValueError, "rng: .*got float32"),
             (name, {"rng": torch.zeros(3, 1, dtype=torch.int64)}, ValueError, r"rng: .*got int64 \[3, 1\]"),
@@ -241,7 +312,7 @@ BAD: list[tuple[str, dict[str, Any], type[Exception], str]] = [
             (name, {"upper": float("nan")}, ValueError, r"clamp: .*nan"),
         )
     ),
-    ("langevin", {"record_every": -1}, ValueError, "record_every: .*>= 0, got -1"),
+    *((name, {"record_every": -1}, ValueError, "record_every: .*>= 0, got -1") for name in ("langevin", "mala")),
     *(
         entry
         for name in ("mixture_log_prob", "mixture_log_prob_backward")
@@ -258,8 +329,41 @@ BAD: list[tuple[str, dict[str, Any], type[Exception], str]] = [
         )
     ),
     ("mixture_log_prob_backward", {"g": torch.zeros(ROWS)}, ValueError, r"g: expected shape \[2, 4\], got float32"),
+    *(
+        entry
+        for name in (*ONCE[1:], *ONCE_BACKWARD[1:])
+        for entry in (
+            (name, {"mu": torch.zeros(ROWS, DIM)}, ValueError, r"mu: .*\[\*, \*, \*\], got float32 \[4, 5\]"),
+            (name, {"mu": torch.zeros(3, ROWS, DIM, dtype=torch.int64)}, TypeError, "mu: .*got int64"),
+            (name, {"logvar": torch.zeros(3, ROWS, 2)}, ValueError, r"logvar: expected shape \[3, 4, 5\], got float32"),
+            (name, {"logvar": torch.zeros(3, ROWS, DIM, dtype=F64)}, TypeError, "logvar: .*got float64"),
+            (name, {"mu": torch.zeros(0, ROWS, DIM), "logvar": torch.zeros(0, ROWS, DIM)}, ValueError, "mu: .*got 0"),
+            (name, {"mu": torch.zeros(32, 4, 5), "logvar": torch.zeros(32, 4, 5)}, ValueError, "mu: .*1 to 31.*got 32"),
+            (name, {"present": torch.ones(ROWS)}, ValueError, "present: .*int64.*got float32"),
+            (name, {"present": torch.ones(2, dtype=torch.int64)}, ValueError, r"present: .*\[4\].*got int64 \[2\]"),
+            (name, {"prior": "sometimes"}, ValueError, "prior: expected one of never, always, full, got 'sometimes'"),
+        )
+    ),
+    *(
+        (name, {"mode": mode, "mu": torch.zeros(17, ROWS, DIM), "logvar": torch.zeros(17, ROWS, DIM)}, ValueError,
+         f"mu: expected at most 16 experts for mode '{mode}', .*got 17")
+        for name in ("subset_experts", "subset_experts_backward") for mode in ("all", "kl")
+    ),
+    ("subset_experts", {"mode": "some"}, ValueError, "mode: expected one of all, one, kl, got 'some'"),
+    ("subset_experts", {"mode": "one"}, ValueError, "subset, rng: expected exactly one .*'one', got neither"),
+    ("subset_experts", DRAWN | CHOSEN, ValueError, "subset, rng: expected exactly one .*'one', got both"),
+    ("subset_experts", {"rng": RNG}, ValueError, "subset, rng: expected neither for mode 'all', got one"),
+    ("subset_experts", CHOSEN | KL, ValueError, "subset, rng: expected neither for mode 'kl', got one"),
+    ("subset_experts", CHOSEN | {"subset": torch.ones(ROWS)}, ValueError, "subset: .*int64.*got float32"),
+    ("subset_experts", {"mode": "one", "rng": torch.zeros(3)}, ValueError, "rng: .*got float32"),
+    ("subset_experts_backward", {"mode": "one"}, ValueError, "mode: expected one of all, kl, got 'one'"),
+    ("subset_experts_backward", KL, ValueError, r"g_mu: expected shape \[0\], got float32 \[7, 4, 5\]"),
+    ("subset_experts_backward", {"g_logvar": torch.ones(6, ROWS, DIM)}, ValueError, r"g_logvar: .*\[7, 4, 5\], got"),
+    ("subset_experts_backward", KL_GRADIENT | {"g_kl": torch.ones(7)}, ValueError, r"g_kl: .*\[7, 4\], got float32"),
+    ("product_of_experts_backward", {"g_mu": torch.zeros(ROWS)}, ValueError, r"g_mu: expected shape \[4, 5\], got"),
+    ("product_of_experts_backward", {"g_logvar": torch.zeros(4, 5, dtype=F64)}, TypeError, "g_logvar: .*got float64"),
     *((name, {"precision": "fp8"}, ValueError, "precision: expected one of fp32, .*got 'fp8'")
-      for name in ("energy", "energy_and_grad", "langevin")),
+      for name in ("energy", "energy_and_grad", "langevin", "mala")),
     *((name, {"backend": "tpu"}, ValueError, "backend: .*got 'tpu'") for name in ops._SCHEMAS),
 ]  # fmt: skip
 

@@ -20,7 +20,7 @@ from mmebm.evaluation.coherence import JointResult, collapse
 from mmebm.evaluation.runs import evaluate_run
 from mmebm.training import load_config, train
 
-RESULTS = Path(__file__).parent / "results" / "digits.csv"
+RESULTS = Path(__file__).parents[1] / "results" / "digits.csv"
 SEEDS = (0, 1, 2)
 PRESETS = {"generalised": "digits", "base": "digits-base"}
 # Row -> (which model, how z is drawn).

@@ -17,7 +17,7 @@ from mmebm.evaluation.runs import evaluate_run
 from mmebm.fit import fit_prior_of
 from mmebm.training import TrainingDiverged, load_config, train
 
-RESULTS = Path(__file__).parent / "results" / "ablation.csv"
+RESULTS = Path(__file__).parents[1] / "results" / "ablation.csv"
 FROZEN = {
     "as fitted by default (input scale and step = spread / 6)": (),
     "input scale 1": ("prior.input_scale=1.0",),

@@ -1,0 +1,90 @@
+// Elementary functions for float or blocks of lanes, NaN in, NaN out. Errors are against exact values in float64.
+#pragma once
+
+#include "common/normal.hpp"
+#include "common/real.hpp"
+
+namespace mmebm {
+
+template <class R>
+MMEBM_HD R absolute(R x) {
+  return bits_float(float_bits(x) & 0x7fffffff);
+}
+
+// e^x within 1.3 ulp on [-87, 88]; below and above it stands still.
+template <class R>
+MMEBM_HD R exp32(R x) {
+  constexpr float kRound = 0x1.8p23f;
+  x = at_least(at_most(x, 88.0f), -87.0f);
+  const R whole = fma32(x, 1.44269504f, kRound);
+  const R n = whole - kRound;
+  R f = fma32(n, -0.693359375f, x);  // Cody and Waite: x - n ln 2 in two parts
+  f = fma32(n, 2.12194440e-4f, f);
+  R p = fma32(f, 1.9875691500e-4f, 1.3981999507e-3f);  // Cephes expf
+  p = fma32(p, f, 8.3334519073e-3f);
+  p = fma32(p, f, 4.1665795894e-2f);
+  p = fma32(p, f, 1.6666665459e-1f);
+  p = fma32(p, f, 5.0000001201e-1f);
+  p = fma32(p, f * f, f) + 1.0f;
+  return scaled_by_power(p, whole);
+}
+
+// e^x - 1 without cancellation next to 0: 2^n (2^f - 1) + (2^n - 1). Stands still past [-87, 88].
+template <class R>
+MMEBM_HD R expm1_32(R x) {
+  constexpr float kRound = 0x1.8p23f;
+  x = at_least(at_most(x, 88.0f), -87.0f);
+  const R whole = fma32(x, 1.44269504f, kRound);
+  const R f = fma32(x, 1.44269504f, kRound - whole);
+  R p = fma32(f, 0.000154531629f, 0.00133908634f);  // (2^f - 1) / f on [-1/2, 1/2] within 8e-9
+  p = fma32(p, f, 0.00961808256f);
+  p = fma32(p, f, 0.0555035711f);
+  p = fma32(p, f, 0.240226508f);
+  p = fma32(p, f, 0.693147188f);
+  const R scale = scaled_by_power(R(1.0f), whole);
+  return fma32(scale, p * f, scale - 1.0f);
+}
+
+// ln x for normal x > 0.
+template <class R>
+MMEBM_HD R log32(R x) {
+  return -minus_log(x);
+}
+
+template <class R>
+struct Logistic {
+  R s, rest;  // 1 / (1 + e^-x) and its complement, neither by cancellation
+};
+
+// Both within 1.5e-7. The exponential's argument is not split in two parts: s (1 - s) |x| damps what that loses.
+template <class R>
+MMEBM_HD Logistic<R> logistic(R x) {
+  constexpr float kRound = 0x1.8p23f;
+  x = at_least(at_most(x, 87.0f), -69.0f);
+  const R whole = fma32(x, -1.44269504f, kRound);
+  const R r = fma32(x, -1.44269504f, kRound - whole);
+  R p = fma32(r, 0.00132764725f, 0.00967554096f);  // 2^r on [-1/2, 1/2] within 7.5e-8
+  p = fma32(p, r, 0.0555071309f);
+  p = fma32(p, r, 0.240221202f);
+  p = fma32(p, r, 0.693146944f);
+  p = fma32(p, r, 1.00000012f);
+  const R e = scaled_by_power(p, whole);  // e^-x
+  const R s = reciprocal(e + 1.0f);
+  return {s, e * s};
+}
+
+// Within 2 ulp.
+template <class R>
+MMEBM_HD R tanh32(R x) {
+  const R square = x * x;
+  R p = fma32(square, -0.0066255973f, 0.0213175246f);  // tanh x / x on [0, 0.55], within 4e-9
+  p = fma32(p, square, -0.0539107491f);
+  p = fma32(p, square, 0.133331204f);
+  p = fma32(p, square, -0.333333321f);
+  const R near = fma32(p * square, x, x);
+  const Logistic<R> twice = logistic(absolute(x) * 2.0f);
+  const R far = bits_float(float_bits(twice.s - twice.rest) | (float_bits(x) & INT32_MIN));
+  return select(square < 0.3f, near, far);
+}
+
+}  // namespace mmebm

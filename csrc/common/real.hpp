@@ -1,0 +1,65 @@
+// The vocabulary that kernels' formulas are written in, for a single float. csrc/cpu/lanes.hpp has the same names for
+// blocks of SIMD vectors, so that one formula serves CPU lanes, GPU threads and tests.
+#pragma once
+
+#include <bit>
+#include <cmath>
+#include <cstdint>
+
+#if defined(__CUDACC__)
+#define MMEBM_HD __host__ __device__ __forceinline__
+#elif defined(__GNUC__)
+#define MMEBM_HD inline __attribute__((always_inline))
+#else
+#define MMEBM_HD inline
+#endif
+
+namespace mmebm {
+
+MMEBM_HD float fma32(float a, float b, float c) {
+#if defined(__CUDA_ARCH__)
+  return fmaf(a, b, c);
+#else
+  return __builtin_fmaf(a, b, c);
+#endif
+}
+
+MMEBM_HD float sqrt32(float x) {
+#if defined(__CUDA_ARCH__)
+  return __fsqrt_rn(x);
+#else
+  return __builtin_sqrtf(x);
+#endif
+}
+
+MMEBM_HD int32_t float_bits(float x) {
+#if defined(__CUDA_ARCH__)
+  return __float_as_int(x);
+#else
+  return std::bit_cast<int32_t>(x);
+#endif
+}
+
+MMEBM_HD float bits_float(int32_t x) {
+#if defined(__CUDA_ARCH__)
+  return __int_as_float(x);
+#else
+  return std::bit_cast<float>(x);
+#endif
+}
+
+MMEBM_HD float to_float(int32_t x) { return static_cast<float>(x); }
+MMEBM_HD int32_t to_signed(uint32_t x) { return static_cast<int32_t>(x); }
+MMEBM_HD float select(bool condition, float yes, float no) { return condition ? yes : no; }
+
+// NaN stays NaN.
+MMEBM_HD float at_most(float x, float top) { return x > top ? top : x; }
+MMEBM_HD float at_least(float x, float low) { return x < low ? low : x; }
+
+// 1 / x to about an ulp; lanes take the hardware's estimate and refine it.
+MMEBM_HD float reciprocal(float x) { return 1.0f / x; }
+
+// p 2^n for n = whole - 1.5 2^23: adding that constant left n in the low bits of `whole`. Needs p 2^n to be normal.
+MMEBM_HD float scaled_by_power(float p, float whole) { return bits_float(float_bits(p) + (float_bits(whole) << 23)); }
+
+}  // namespace mmebm
