@@ -203,6 +203,14 @@ double bind_fma_rate(double seconds, int threads, const std::string& isa) {
   return lanes.fma_rate(seconds, threads);
 }
 
+double bind_activation_rate(int activation, double seconds, const std::string& isa) {
+  return cpu::kernels(cpu::choose_isa(isa)).activation_rate(static_cast<Activation>(activation), seconds);
+}
+
+double bind_normal_rate(double seconds, const std::string& isa) {
+  return cpu::kernels(cpu::choose_isa(isa)).normal_rate(seconds);
+}
+
 py::dict build_info() {
   py::dict info;
   info["compiler"] = MMEBM_COMPILER;
@@ -235,5 +243,7 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("mixture", &bind_mixture, py::arg("mixture"), py::arg("out"), py::arg("threads"), py::arg("isa") = "auto");
   m.def("mixture_backward", &bind_mixture_backward, py::arg("mixture"), py::arg("g"), py::arg("dz"), py::arg("d_loc"), py::arg("d_scale"), py::arg("threads"), py::arg("isa") = "auto");
   m.def("fma_rate", &bind_fma_rate, py::arg("seconds"), py::arg("threads"), py::arg("isa") = "auto");
+  m.def("activation_rate", &bind_activation_rate, py::arg("activation"), py::arg("seconds"), py::arg("isa") = "auto");
+  m.def("normal_rate", &bind_normal_rate, py::arg("seconds"), py::arg("isa") = "auto");
   m.def("build_info", &build_info);
 }

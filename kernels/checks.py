@@ -41,8 +41,8 @@ def positive(name: str, value: float | None) -> None:
 
 def tensor(name: str, t: Tensor, shape: Sequence[int | None], like: Tensor | None = None) -> None:
     """`shape` with None for a free size; dtype and device as in `like` (else any floating dtype)."""
-    expected = "[" + ", ".join("*" if n is None else str(n) for n in shape) + "]"
     if t.dim() != len(shape) or any(n is not None and n != m for n, m in zip(shape, t.shape, strict=True)):
+        expected = "[" + ", ".join("*" if n is None else str(n) for n in shape) + "]"
         raise ValueError(f"{name}: expected shape {expected}, got {_shape(t)}")
     if like is None and t.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"{name}: expected float32 or float64, got {_shape(t)}")

@@ -270,3 +270,10 @@ def mixture_log_prob_backward(
 def fma_rate(seconds: float, threads: int) -> float:
     """GFLOP/s of the register tile on operands that stay in L1: what a chain can reach at most."""
     return float(_cpu().fma_rate(seconds, threads, os.environ.get("MMEBM_ISA", "auto"))) * 1e-9
+
+
+def stage_rates(seconds: float = 0.02) -> dict[str, float]:
+    """Values per second of one thread: each activation with its derivative by name, and "normals"."""
+    isa, cpu = os.environ.get("MMEBM_ISA", "auto"), _cpu()
+    rates = {name: float(cpu.activation_rate(i, seconds, isa)) for name, i in _ACTIVATIONS.items()}
+    return rates | {"normals": float(cpu.normal_rate(seconds, isa))}

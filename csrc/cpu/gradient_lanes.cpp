@@ -147,12 +147,13 @@ struct Batch {
     const float fold = l == net.hidden - 1 ? net.last[r] : 1.0f;
     float* to = call.d_weight[l] + r * in;
     for (int64_t c = 0; c < columns; ++c) {
-      const int64_t at = sums.weight[l] + (r / kRows * kRows * columns + c * kRows + r % kRows) * wide;
-      const int64_t n = in - c * wide < wide ? in - c * wide : wide;
-      for (int64_t i = 0; i < n; ++i) {
-        float sum = 0.0f;
-        for (int64_t s = 0; s < slabs; ++s) sum += partial[s * sums.size + at + i];
-        to[c * wide + i] = sum * fold;
+      const float* from = partial + sums.weight[l] + (r / kRows * kRows * columns + c * kRows + r % kRows) * wide;
+      for (int64_t i = 0; i < wide && c * wide + i < in; i += kLanes) {
+        Floats sum = {};
+        for (int64_t s = 0; s < slabs; ++s) sum += load(from + s * sums.size + i);
+        sum *= fold;
+        const int64_t left = in - c * wide - i;
+        std::memcpy(to + c * wide + i, &sum, static_cast<size_t>(left < kLanes ? left : kLanes) * sizeof(float));
       }
     }
     float sum = 0.0f;
@@ -179,8 +180,8 @@ void run(const EnergyBackwardCall& call, int threads) {
   const Sums sums = lay_out_sums(net);
   const Batch<vectors> batch{call, net, sums};
   const int64_t tiles = (call.rows + kChains - 1) / kChains, all_panels = panels(call.net);
-  // A slab costs a copy of the parameters, so few tiles to a slab are dear and few slabs leave threads idle.
-  const int64_t wanted = tiles / 8 < 8 ? 8 : tiles / 8;
+  // A slab costs a copy of the parameters: few tiles to a slab are dear, few slabs leave threads idle.
+  const int64_t wanted = tiles / 8 < 4 ? 4 : tiles / 8;
   const int64_t slabs = tiles < wanted ? tiles : wanted < 32 ? wanted : 32;
   const bool parameters = call.d_weight[0] != nullptr;
   float* partial = parameters ? scratch(Scratch::partial, slabs * sums.size) : nullptr;

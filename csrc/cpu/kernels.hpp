@@ -171,7 +171,10 @@ struct Kernels {
   void (*subsets_backward)(const SubsetsBackwardCall&, int threads);
   void (*mixture)(const MixtureCall&, int threads);
   void (*mixture_backward)(const MixtureBackwardCall&, int threads);
-  double (*fma_rate)(double seconds, int threads);  // flop/s of the register tile on operands in L1
+  // Rates on operands in L1: flop/s of the register tile; values/s of one thread.
+  double (*fma_rate)(double seconds, int threads);
+  double (*activation_rate)(Activation kind, double seconds);
+  double (*normal_rate)(double seconds);
 };
 
 const Kernels& kernels(Isa isa);

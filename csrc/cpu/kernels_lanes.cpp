@@ -15,9 +15,11 @@ void subsets_backward(const SubsetsBackwardCall&, int);
 void mixture(const MixtureCall&, int);
 void mixture_backward(const MixtureBackwardCall&, int);
 double fma_rate(double, int);
+double activation_rate(Activation, double);
+double normal_rate(double);
 
 extern const Kernels kernels{&draw,    &energy,           &energy_backward, &langevin,         &mala,    &langevin_update,
                              &product, &product_backward, &subsets,         &subsets_backward, &mixture, &mixture_backward,
-                             &fma_rate};
+                             &fma_rate, &activation_rate, &normal_rate};
 
 }  // namespace mmebm::cpu::MMEBM_ISA

@@ -62,16 +62,18 @@ def _table(
 
 
 def _scale(reference_scale: float | Tensor, z: Tensor) -> Tensor:
-    wrong = f"reference_scale: expected numbers > 0, one or [{z.shape[1]}], got {reference_scale}"
+    def wrong() -> ValueError:
+        return ValueError(f"reference_scale: expected numbers > 0, one or [{z.shape[1]}], got {reference_scale}")
+
     if isinstance(reference_scale, int | float):
         if not (reference_scale > 0 and math.isfinite(reference_scale)):
-            raise ValueError(wrong)
+            raise wrong()
         return z.new_full((z.shape[1],), reference_scale)
     scale = torch.as_tensor(reference_scale).detach().to(z)
     if scale.dim() > 1 or scale.numel() not in (1, z.shape[1]):
-        raise ValueError(wrong)
+        raise wrong()
     if not torch.compiler.is_compiling() and not bool((scale > 0).all()):
-        raise ValueError(wrong)
+        raise wrong()
     return scale.expand(z.shape[1]).contiguous()
 
 
