@@ -11,6 +11,18 @@ MMEBM_HD R absolute(R x) {
   return bits_float(float_bits(x) & 0x7fffffff);
 }
 
+namespace detail {
+// 2^r on [-1/2, 1/2] within 9.2e-8, and 1 at 0.
+template <class R>
+MMEBM_HD R power_of_two(R r) {
+  R p = fma32(r, 0.001326472513f, 0.009671512998f);
+  p = fma32(p, r, 0.0555073375f);
+  p = fma32(p, r, 0.2402224208f);
+  p = fma32(p, r, 0.6931469776f);
+  return fma32(p, r, 1.0f);
+}
+}  // namespace detail
+
 // e^x within 1.3 ulp on [-87, 88]; below and above it stands still.
 template <class R>
 MMEBM_HD R exp32(R x) {
@@ -27,6 +39,15 @@ MMEBM_HD R exp32(R x) {
   p = fma32(p, f, 5.0000001201e-1f);
   p = fma32(p, f * f, f) + 1.0f;
   return scaled_by_power(p, whole);
+}
+
+// e^x for x <= 0, within 1e-7 of the largest it can be: a term of a sum whose largest term is e^0.
+template <class R>
+MMEBM_HD R exp_below(R x) {
+  constexpr float kRound = 0x1.8p23f;
+  x = at_least(x, -87.0f);
+  const R whole = fma32(x, 1.44269504f, kRound);
+  return scaled_by_power(detail::power_of_two(fma32(x, 1.44269504f, kRound - whole)), whole);
 }
 
 // e^x - 1 without cancellation next to 0: 2^n (2^f - 1) + (2^n - 1). Stands still past [-87, 88].
@@ -62,13 +83,7 @@ MMEBM_HD Logistic<R> logistic(R x) {
   constexpr float kRound = 0x1.8p23f;
   x = at_least(at_most(x, 87.0f), -69.0f);
   const R whole = fma32(x, -1.44269504f, kRound);
-  const R r = fma32(x, -1.44269504f, kRound - whole);
-  R p = fma32(r, 0.00132764725f, 0.00967554096f);  // 2^r on [-1/2, 1/2] within 7.5e-8
-  p = fma32(p, r, 0.0555071309f);
-  p = fma32(p, r, 0.240221202f);
-  p = fma32(p, r, 0.693146944f);
-  p = fma32(p, r, 1.00000012f);
-  const R e = scaled_by_power(p, whole);  // e^-x
+  const R e = scaled_by_power(detail::power_of_two(fma32(x, -1.44269504f, kRound - whole)), whole);  // e^-x
   const R s = reciprocal(e + 1.0f);
   return {s, e * s};
 }
