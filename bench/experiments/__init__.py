@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
-from bench.experiments import ablation, digits
+from bench.experiments import ablation, digits, frozen
 
-EXPERIMENTS: dict[str, ModuleType] = {"digits": digits, "ablation": ablation}
+EXPERIMENTS: dict[str, ModuleType] = {"digits": digits, "ablation": ablation, "frozen": frozen}
 
 
 def listing(experiments: Mapping[str, ModuleType] = EXPERIMENTS) -> str:

@@ -7,7 +7,7 @@ namespace mmebm::cpu::MMEBM_ISA {
 
 namespace {
 
-constexpr int kVectors = kManyRegisters ? 2 : 1;
+constexpr int kVectors = kMaxVectors;
 constexpr int kChains = kVectors * kLanes;
 constexpr int64_t kDims[4] = {0, 1, 8, 9};  // of a call, from its first
 

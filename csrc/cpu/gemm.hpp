@@ -8,7 +8,6 @@ namespace mmebm::cpu::MMEBM_ISA {
 
 // 8 x 3 accumulators, 3 operands and a broadcast fill 32 registers; 6 x 2, 2 and 1 fill 16.
 inline constexpr int kRows = kManyRegisters ? 8 : 6;
-inline constexpr int kMaxVectors = kManyRegisters ? 3 : 2;
 
 constexpr int64_t whole_rows(int64_t n) { return (n + kRows - 1) / kRows * kRows; }
 

@@ -36,6 +36,8 @@ inline constexpr bool kManyRegisters = false;
 #endif
 
 inline constexpr int kLanes = kVectorBytes / 4;
+// Of chains in a tile: what the register tile of gemm.hpp can hold.
+inline constexpr int kMaxVectors = kManyRegisters ? 3 : 2;
 
 template <class T>
 struct VectorOf {

@@ -2,6 +2,8 @@
 // all calls q of a step, so of ten rounds one product of the first two and all of the last eight are left per call.
 #pragma once
 
+#include <cstring>
+
 #include "common/normal.hpp"
 #include "common/philox.hpp"
 #include "cpu/lanes.hpp"
@@ -34,15 +36,19 @@ class Noise {
     k0_ = static_cast<uint32_t>(seed);
     k1_ = static_cast<uint32_t>(seed >> 32);
     for (int j = 0; j < kHalves; ++j) {
-      Longs high;
+      uint64_t chains[kLanes / 2], steps[kLanes / 2];
       for (int e = 0; e < kLanes / 2; ++e) {
         // The two halves of a vector hold its even and its odd lanes.
         const int lane = j / 2 * kLanes + 2 * e + j % 2;
-        first_[j][e] = kM0 * static_cast<uint32_t>(chain[lane]);
-        step_[j][e] = static_cast<uint32_t>(step[lane]) ^ k0_;
-        high[e] = (static_cast<uint32_t>(step[lane] >> 32) << 16 | static_cast<uint32_t>(chain[lane] >> 32)) ^ k1_;
+        chains[e] = chain[lane];
+        steps[e] = step[lane];
       }
-      second_[j] = multiply_low(Longs{} + kM1, first_[j] >> 32 ^ high);
+      Longs c, s;
+      std::memcpy(&c, chains, sizeof c);
+      std::memcpy(&s, steps, sizeof s);
+      first_[j] = multiply_low(Longs{} + kM0, c);
+      step_[j] = (s & 0xffffffffu) ^ k0_;
+      second_[j] = multiply_low(Longs{} + kM1, first_[j] >> 32 ^ ((s >> 32 << 16 | c >> 32) ^ k1_));
     }
   }
 
