@@ -7,7 +7,9 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 DEPS := .venv/.deps.stamp
-NATIVE := .venv/.native.stamp
+# An editable install knows modules by file: a new or moved one needs it anew.
+MODULES := $(shell find kernels mmebm -name '*.py' | sort | cksum | cut -d' ' -f1)
+NATIVE := .venv/.native-$(MODULES).stamp
 NATIVE_SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc -type f)
 OVERLAY := build/overlay
 PEERS := build/peers

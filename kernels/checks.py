@@ -67,11 +67,14 @@ def network(
     positive("bound", bound)
     if not weights or len(weights) != len(biases):
         raise ValueError(f"weights, biases: expected equally many, at least one, got {len(weights)} and {len(biases)}")
-    width = z.shape[1]
+    width, dtype, device, last = z.shape[1], z.dtype, z.device, len(weights) - 1
     for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-        out = 1 if i == len(weights) - 1 else None
-        tensor(f"weights[{i}]", weight, (out, width), z)
-        tensor(f"biases[{i}]", bias, (weight.shape[0],), z)
+        # What every call passes, in one look: this is on the way of each small batch.
+        out = 1 if i == last else weight.shape[0] if weight.dim() else None
+        fits = weight.shape == (out, width) and bias.shape == (out,)
+        if not (fits and weight.dtype == bias.dtype == dtype and weight.device == bias.device == device):
+            tensor(f"weights[{i}]", weight, (1 if i == last else None, width), z)
+            tensor(f"biases[{i}]", bias, (weight.shape[0],), z)
         width = weight.shape[0]
 
 
