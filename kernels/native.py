@@ -246,7 +246,7 @@ def _mixture(
 ) -> tuple[int, int, int, int, int, int, int, int, int]:
     lead = math.prod(z.shape[:-2])
     tensors = (t.data_ptr() for t in (z, loc, scale, present))
-    return *tensors, lead, *z.shape[-2:], len(loc), _LAWS[law]  # type: ignore[return-value]
+    return *tensors, lead, *z.shape[-2:], len(loc), _LAWS[law]
 
 
 def mixture_log_prob(z: Tensor, loc: Tensor, scale: Tensor, present: Tensor, law: str) -> Tensor:

@@ -101,7 +101,7 @@ def train(
     settings = load_config(source, overrides or [])
     folder = output or Path("runs") / Path(source).stem
     dataset = data.load(settings.data.name, "train", **settings.data.options)
-    with progress_bar(escape(f"train {folder.resolve().name}"), settings.train.updates) as show:
+    with progress_bar(escape(f"train {folder.resolve().name}"), settings.updates) as show:
         run_training(settings, dataset, folder, resume=resume, force=force, progress=show)
     say(f"trained: {folder}")
 

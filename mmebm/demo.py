@@ -28,7 +28,7 @@ def run_demo(folder: Path, overrides: Sequence[str] = ()) -> None:
         config = load_config("digits", [*overrides, *prior])
         start = time.perf_counter()
         dataset = data.load(config.data.name, "train", **config.data.options)
-        with progress_bar(name, config.train.updates) as show:
+        with progress_bar(name, config.updates) as show:
             train(config, dataset, folder / name, force=True, progress=show)
         seconds[name] = time.perf_counter() - start
         results[name] = evaluate_run(folder / name)

@@ -113,7 +113,8 @@ class EnergyTrainConfig(_Section):
 
 class TrainConfig(_Section):
     """From update `energy_start` on the energy is trained; from `energy_enters` on (never, where None) its value stands
-    in the encoders' objective, with a weight that grows linearly to 1 over the next `energy_warmup` updates.
+    in the encoders' objective, with a weight that grows linearly to 1 over the next `energy_warmup` updates. After the
+    model's `updates`, `energy_finish` more train the energy alone, on a posterior that stands still by then.
     """
 
     updates: PositiveInt = 2000
@@ -124,6 +125,7 @@ class TrainConfig(_Section):
     energy_start: int = Field(100, ge=0)
     energy_enters: int | None = Field(500, ge=0)
     energy_warmup: int = Field(300, ge=0)
+    energy_finish: int = Field(0, ge=0)
     largest_scale: PositiveFloat = 1e3
     log_every: PositiveInt = 50
     checkpoint_every: PositiveInt = 200
@@ -149,6 +151,11 @@ class Config(_Section):
     prior: PriorConfig = PriorConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+
+    @property
+    def updates(self) -> int:
+        """Of the model, and of the energy alone after it."""
+        return self.train.updates + (self.train.energy_finish if self.prior.name == "energy" else 0)
 
 
 class ConfigError(ValueError):

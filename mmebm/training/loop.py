@@ -3,6 +3,7 @@
 For every batch: (1) z ~ q(z|X), reparameterised; (2) one Adam step of encoders and decoders on the model's objective,
 in which E's value enters through z while its parameters stand still; (3) chains towards p_alpha; (4) one Adam step of E
 with the samples of (1), detached, as positives. Order as in Cui and Han (ICCV 2023), the same group's public code.
+After the model's last update (1), (3) and (4) go on for `energy_finish` more.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Trainer:
         self.energy: EnergyUpdate | None = None
         if isinstance(model.prior, EnergyPrior):
             # A stream of its own: the model's noise is the same whether or not an energy is trained beside it.
-            total = max(1, (train.updates - train.energy_start) * train.energy.repeats)
+            total = max(1, (config.updates - train.energy_start) * train.energy.repeats)
             self.energy = EnergyUpdate(model.prior, train.energy, Stream(~config.seed, device=device), total)
         self.updates = 0
 
@@ -64,24 +65,29 @@ class Trainer:
 
     def update(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         train = self.config.train
-        objective = self.model.objective(inputs, self.stream, energy_weight=self.energy_weight())
-        self.optimiser.zero_grad(set_to_none=True)
-        objective.loss.backward()
-        norms = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
-        factor = cosine(self.updates, train.updates) if train.decay == "cosine" else 1.0
-        self.optimiser.param_groups[0]["lr"] = train.learning_rate * factor
-        self.optimiser.step()
-        metrics = {
-            "loss": objective.loss.detach(),
-            "objective": objective.value,
-            "grad_norm": norms,
-        } | objective.metrics
+        moving = self.updates < train.updates
+        with torch.set_grad_enabled(moving):
+            objective = self.model.objective(inputs, self.stream, energy_weight=self.energy_weight())
+        metrics = {"loss": objective.loss.detach(), "objective": objective.value} | objective.metrics
+        if moving:
+            metrics["grad_norm"] = self._descend(objective.loss)
         if self.energy is not None and self.updates >= train.energy_start:
             for _ in range(train.energy.repeats):
                 measured = self.energy.step(objective.z, objective.weights)
             metrics |= measured
         self.updates += 1
         return metrics
+
+    def _descend(self, loss: Tensor) -> Tensor:
+        """One step of encoders and decoders; the norm of their gradient."""
+        train = self.config.train
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        norms = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        factor = cosine(self.updates, train.updates) if train.decay == "cosine" else 1.0
+        self.optimiser.param_groups[0]["lr"] = train.learning_rate * factor
+        self.optimiser.step()
+        return norms
 
     def check(self, metrics: dict[str, float]) -> None:
         """Raises `TrainingDiverged` with the quantity that left its range."""
@@ -174,11 +180,11 @@ def train(
     settings = config.train
     began, counted = time.perf_counter(), trainer.updates
     for index in batches(len(data), settings.batch_size, config.seed, trainer.updates):
-        if trainer.updates >= settings.updates:
+        if trainer.updates >= config.updates:
             break
         metrics = trainer.update(data.batch(index))
         done = trainer.updates
-        last = done == settings.updates
+        last = done == config.updates
         logged, kept = done % settings.log_every == 0 or last, done % settings.checkpoint_every == 0 or last
         row = {name: float(value) for name, value in metrics.items()} if logged or kept else {}
         if logged:
