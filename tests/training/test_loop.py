@@ -87,6 +87,62 @@ def test_a_seed_determines_a_run(tmp_path: Path, name: str) -> None:
     assert all(math.isfinite(value) for row in found for value in row.values())
     other = train(config(f"model.name={name}", "seed=4"), tiny_data(), tmp_path / "c")
     assert all(a["loss"] != b["loss"] for a, b in zip(found, rows(tmp_path / "c"), strict=True))
+    assert not any(
+        torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True) if a.requires_grad
+    )
+
+
+def test_training_lowers_the_loss(tmp_path: Path) -> None:
+    train(config("train.updates=150", "train.learning_rate=0.01"), tiny_data(), tmp_path / "run")
+    losses = [row["loss"] for row in rows(tmp_path / "run")]
+    before, after = torch.tensor(losses[:20]), torch.tensor(losses[-20:])
+    error = (before.var() / 20 + after.var() / 20).sqrt()
+    assert float(before.mean() - after.mean()) > 5 * float(error)
+
+
+def test_training_leaves_torchs_generator_alone(tmp_path: Path) -> None:
+    state = torch.random.get_rng_state()
+    train(config("train.updates=2"), tiny_data(), tmp_path / "run")
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("estimator", ["elbo", "dreg"])
+def test_the_models_noise_does_not_depend_on_the_energy(tmp_path: Path, estimator: str) -> None:
+    """An energy trained beside a model that does not see it leaves the model as it is without one."""
+    shared = (f"model.estimator={estimator}", "model.samples=2")
+    alone = train(config("prior.name=laplace", *shared), tiny_data(), tmp_path / "alone")
+    beside = train(config("train.energy_enters=none", *shared), tiny_data(), tmp_path / "beside")
+    others = [n for n in alone.state_dict() if not n.startswith("prior.")]
+    assert len(others) > 10
+    assert all(torch.equal(alone.state_dict()[n], beside.state_dict()[n]) for n in others)
+    for a, b in zip(rows(tmp_path / "alone"), rows(tmp_path / "beside"), strict=True):
+        assert "E_gap" in b and "E_gap" not in a
+        assert {k: b[k] for k in a if k != "energy"} == {k: v for k, v in a.items() if k != "energy"}
+    seen = train(config(*shared), tiny_data(), tmp_path / "seen")
+    assert not torch.equal(seen.state_dict()[others[0]], alone.state_dict()[others[0]])
+
+
+def test_only_the_energys_update_moves_the_energy() -> None:
+    settings = config("train.energy_start=2", "train.energy.repeats=2")
+    model = build_model(settings, tiny_data().shapes)
+    trainer, moved = Trainer(model, settings), []
+    for index in batches(37, 8, 3):
+        before = {n: p.detach().clone() for n, p in model.named_parameters()}
+        metrics = trainer.update(tiny_data().batch(index))
+        changed = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+        assert {n for n in before if not n.startswith("prior.")} <= changed
+        moved.append(any(n.startswith("prior.") for n in changed))
+        assert ("E_gap" in metrics) == moved[-1]
+        if trainer.updates == 7:
+            break
+    assert moved == [False, False, True, True, True, True, True]
+    assert trainer.energy.updates == 10 and trainer.energy.total == 2 * (settings.train.updates - 2)
+
+
+def test_the_energy_goes_on_alone_after_the_models_last_update(tmp_path: Path) -> None:
+    train(config("train.updates=12", "train.energy_finish=8"), tiny_data(), tmp_path / "run")
+    assert [row["update"] for row in rows(tmp_path / "run")] == list(range(1, 21))
+    assert ["grad_norm" in row for row in rows(tmp_path / "run")] == [True] * 12 + [False] * 8
     assert config("train.updates=12", "train.energy_finish=8", "prior.name=laplace").updates == 12
     settings = config("train.updates=3", "train.energy_finish=5")
     trainer = Trainer(build_model(settings, tiny_data().shapes), settings)
