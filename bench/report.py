@@ -142,6 +142,26 @@ def limits(rows: list[Row]) -> str:
     return _table(["case", "threads", "isa", "measured", "over", "of the bound", "the bound"], body) if body else ""
 
 
+def summary(path: Path) -> str:
+    """How many times faster a chain is than PyTorch's eager autograd loop, and how near its limits."""
+    rows = read(path)
+    cases = {(c[SUBJECT]["operator"], c[SUBJECT]["sizes"]): c for g in groups(rows).values() for c in g}
+    found: dict[str, dict[str, dict[str, Row]]] = {}
+    for (operator, sizes), case in cases.items():
+        if operator == "langevin" and case[SUBJECT]["case"].startswith("langevin/"):
+            named = dict(part.split("=") for part in sizes.split())
+            found.setdefault(f"{named['d']}, {named['h']}", {})[named["B"]] = case
+    batches = list(dict.fromkeys(b for by_batch in found.values() for b in by_batch))
+    priced, body = prices(rows), []
+    for net, by_batch in found.items():
+        speedups = [ratio(by_batch[b].get("eager autograd"), "{:.3g}") if b in by_batch else "" for b in batches]
+        middle = by_batch.get("4096", {})
+        reached = fraction(middle, priced) if middle else ""
+        bound = reached if isinstance(reached, str) else f"{reached[0]:.0%}"
+        body.append([net, *speedups, ratio(middle.get(GEMM), "{:.2f}"), bound])
+    return _table(["d, h", *(f"{b} chains" for b in batches), f"rate over {GEMM}", "of the bound"], body)
+
+
 def absences(rows: list[Row]) -> str:
     """What was not timed, and why."""
     notes: dict[tuple[str, str], list[str]] = {}

@@ -90,6 +90,6 @@ def stages(isa: str) -> Case:
 
 
 FAMILIES = (
-    Family(normals, ({"count": 1 << 24},), {"count": 1 << 13}),
+    Family(normals, ({"count": 1 << 20}, {"count": 1 << 24}), {"count": 1 << 13}),
     *(Family(stages, ({"isa": isa},), {"isa": isa}) for isa in ISAS),
 )
