@@ -89,6 +89,14 @@ class MultimodalVAE(nn.Module):
         """The model's training objective on a batch {modality: [B, *shape]}; noise is taken from `stream`."""
         raise TypeError(f"{type(self).__name__} defines no objective")
 
+    @torch.no_grad()
+    def positives(self, inputs: Mapping[str, Tensor], stream: Stream) -> tuple[Tensor, Tensor | None]:
+        """Posterior samples [K, M, B, d] with the weights their energies have in the objective (None: equal ones)."""
+        if self.estimator == "elbo":  # needs no decoder
+            return self.posterior(inputs).rsample(self.samples, stream), None
+        objective = self.objective(inputs, stream)
+        return objective.z, objective.weights
+
     def model_parameters(self) -> list[nn.Parameter]:
         """Everything but the prior: what the first of the two optimisers moves."""
         return [p for name, p in self.named_parameters() if not name.startswith("prior.")]

@@ -64,16 +64,18 @@ class Trainer:
         return min(1.0, (self.updates - train.energy_enters + 1) / max(1, train.energy_warmup))
 
     def update(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        train = self.config.train
-        moving = self.updates < train.updates
-        with torch.set_grad_enabled(moving):
+        train, metrics = self.config.train, dict[str, Tensor]()
+        if self.updates < train.updates:
             objective = self.model.objective(inputs, self.stream, energy_weight=self.energy_weight())
-        metrics = {"loss": objective.loss.detach(), "objective": objective.value} | objective.metrics
-        if moving:
-            metrics["grad_norm"] = self._descend(objective.loss)
+            norm = self._descend(objective.loss)
+            metrics = {"loss": objective.loss.detach(), "objective": objective.value, "grad_norm": norm}
+            metrics |= objective.metrics
+            positives: tuple[Tensor, Tensor | None] = objective.z, objective.weights
+        else:
+            positives = self.model.positives(inputs, self.stream)
         if self.energy is not None and self.updates >= train.energy_start:
             for _ in range(train.energy.repeats):
-                measured = self.energy.step(objective.z, objective.weights)
+                measured = self.energy.step(*positives)
             metrics |= measured
         self.updates += 1
         return metrics
