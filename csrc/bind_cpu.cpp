@@ -68,8 +68,8 @@ void bind_words(Address out, int64_t steps, int64_t rows, int64_t dim, int64_t s
   for (int64_t s = 0; s < steps; ++s) {
     for (int64_t i = 0; i < rows; ++i) {
       for (int64_t q = 0; q < calls(dim); ++q, to += 4) {
-        const Words x = words(static_cast<uint64_t>(seed), static_cast<uint64_t>(chain + i) & kMask48,
-                              static_cast<uint64_t>(offset + s) & kMask48, purpose, static_cast<uint32_t>(q));
+        const Words x = words(static_cast<uint64_t>(seed), (static_cast<uint64_t>(chain) + static_cast<uint64_t>(i)) & kMask48,
+                              (static_cast<uint64_t>(offset) + static_cast<uint64_t>(s)) & kMask48, purpose, static_cast<uint32_t>(q));
         to[0] = x.x0;
         to[1] = x.x1;
         to[2] = x.x2;
@@ -204,11 +204,15 @@ double bind_fma_rate(double seconds, int threads, const std::string& isa) {
 }
 
 double bind_activation_rate(int activation, double seconds, const std::string& isa) {
-  return cpu::kernels(cpu::choose_isa(isa)).activation_rate(static_cast<Activation>(activation), seconds);
+  const cpu::Kernels& lanes = cpu::kernels(cpu::choose_isa(isa));
+  py::gil_scoped_release release;
+  return lanes.activation_rate(static_cast<Activation>(activation), seconds);
 }
 
 double bind_normal_rate(double seconds, const std::string& isa) {
-  return cpu::kernels(cpu::choose_isa(isa)).normal_rate(seconds);
+  const cpu::Kernels& lanes = cpu::kernels(cpu::choose_isa(isa));
+  py::gil_scoped_release release;
+  return lanes.normal_rate(seconds);
 }
 
 py::dict build_info() {

@@ -37,6 +37,8 @@ def at_least(name: str, value: int, least: int) -> None:
 def positive(name: str, value: float | None) -> None:
     if value is not None and not (value > 0 and math.isfinite(value)):
         raise ValueError(f"{name}: expected a finite number > 0 or None, got {value}")
+    if value is not None and not 2.0**-126 <= value < 2.0**128:
+        raise ValueError(f"{name}: expected a number that float32 holds, 1.2e-38 to 3.4e38, or None, got {value}")
 
 
 def tensor(name: str, t: Tensor, shape: Sequence[int | None], like: Tensor | None = None) -> None:

@@ -66,6 +66,11 @@ def _where() -> tuple[int, str]:
     return torch.get_num_threads(), os.environ.get("MMEBM_ISA", "auto")
 
 
+def _empty(*shape: int) -> Tensor:
+    """What a kernel writes into, whatever torch's default dtype and device are."""
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
+
+
 def _address(t: Tensor) -> int:
     """0 for a tensor without elements: nothing is to be read or written."""
     return t.data_ptr() if t.numel() else 0
@@ -89,7 +94,7 @@ def _hold(hold: Constraints, scale: Tensor) -> tuple[int, int, float, float, flo
 
 def draw(rng: Tensor, steps: int, rows: int, dim: int, law: str, purpose: int, scale: Tensor | None = None) -> Tensor:
     """Draws float32 [steps, rows, dim] of the law, times scale [dim]; rng: int64 [3] = (seed, offset, first chain)."""
-    out = torch.empty(steps, rows, dim, dtype=torch.float32)
+    out = _empty(steps, rows, dim)
     scale = None if scale is None else scale.contiguous()
     address = 0 if scale is None else scale.data_ptr()
     _cpu().draw(out.data_ptr(), address, steps, rows, dim, *rng.tolist(), _LAWS[law], purpose, *_where())
@@ -98,14 +103,14 @@ def draw(rng: Tensor, steps: int, rows: int, dim: int, law: str, purpose: int, s
 
 def energy(z: Tensor, net: MLP) -> Tensor:
     """E(z): [B, d] -> [B]."""
-    z, packed, e = z.contiguous(), _Net(net), torch.empty(len(z))
+    z, packed, e = z.contiguous(), _Net(net), _empty(len(z))
     _cpu().energy(z.data_ptr(), len(z), packed.args, e.data_ptr(), 0, *_where())
     return e
 
 
 def energy_and_grad(z: Tensor, net: MLP) -> tuple[Tensor, Tensor]:
     """E(z) [B] and dE/dz [B, d] in one pass."""
-    z, packed, e, grad = z.contiguous(), _Net(net), torch.empty(len(z)), torch.empty(z.shape)
+    z, packed, e, grad = z.contiguous(), _Net(net), _empty(len(z)), _empty(*z.shape)
     if len(z):
         _cpu().energy(z.data_ptr(), len(z), packed.args, e.data_ptr(), grad.data_ptr(), *_where())
     return e, grad
@@ -115,9 +120,9 @@ def energy_backward(
     g: Tensor, z: Tensor, net: MLP, parameters: bool = True
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """The gradient of sum_b g_b E(z_b) in z, and where `parameters`, in weights and biases; g is [B]."""
-    g, z, packed, dz = g.contiguous(), z.contiguous(), _Net(net), torch.empty(z.shape)
-    d_weights = [torch.empty(w.shape) for w in packed.weights] if parameters else []
-    d_biases = [torch.empty(b.shape) for b in packed.biases] if parameters else []
+    g, z, packed, dz = g.contiguous(), z.contiguous(), _Net(net), _empty(*z.shape)
+    d_weights = [_empty(*w.shape) for w in packed.weights] if parameters else []
+    d_biases = [_empty(*b.shape) for b in packed.biases] if parameters else []
     into = [(w.data_ptr(), b.data_ptr()) for w, b in zip(d_weights, d_biases, strict=True)]
     _cpu().energy_backward(g.data_ptr(), z.data_ptr(), len(z), packed.args, dz.data_ptr(), into, *_where())
     return dz, d_weights, d_biases
@@ -136,8 +141,8 @@ def _chain(
     z, packed, table, scale = z.contiguous(), _Net(net), coefficients.contiguous(), hold.scale.contiguous()
     (rows, dim), steps = z.shape, len(table)
     kept = steps // record_every if record_every else 0
-    out, states, energies = torch.empty(rows, dim), torch.empty(kept, rows, dim), torch.empty(kept, rows)
-    measured = [torch.empty(rows if statistics else 0) for _ in range(4)]
+    out, states, energies = _empty(rows, dim), _empty(kept, rows, dim), _empty(kept, rows)
+    measured = [_empty(rows if statistics else 0) for _ in range(4)]
     if rows:
         _cpu().chain(
             adjusted, z.data_ptr(), rows, steps, packed.args, table.data_ptr(), tuple(rng.tolist()),
@@ -176,7 +181,7 @@ def mala(
 def langevin_update(z: Tensor, grad: Tensor, coefficients: Tensor, rng: Tensor, step: int, hold: Constraints) -> Tensor:
     """Step `step` of a chain given dE/dz [B, d] at z."""
     z, grad, scale = z.contiguous(), grad.contiguous(), hold.scale.contiguous()
-    out = torch.empty(z.shape)
+    out = _empty(*z.shape)
     seed, offset, first = rng.tolist()
     _cpu().langevin_update(
         z.data_ptr(), grad.data_ptr(), *z.shape, *coefficients[step].tolist(), (seed, _wrap(offset + step), first),
@@ -197,7 +202,7 @@ def _experts(mu: Tensor, logvar: Tensor, present: Tensor, prior: str) -> tuple[i
 def product_of_experts(mu: Tensor, logvar: Tensor, present: Tensor, prior: str) -> tuple[Tensor, Tensor]:
     """mu and logvar [M, B, d], present int64 [B] -> mu and logvar [B, d] of the product."""
     present = present.contiguous()
-    mean, lv = torch.empty(mu.shape[1:]), torch.empty(mu.shape[1:])
+    mean, lv = _empty(*mu.shape[1:]), _empty(*mu.shape[1:])
     _cpu().product(_experts(mu, logvar, present, prior), mean.data_ptr(), lv.data_ptr(), *_where())
     return mean, lv
 
@@ -207,7 +212,7 @@ def product_of_experts_backward(
 ) -> tuple[Tensor, Tensor]:
     """The gradient of sum(g_mu mu + g_logvar logvar) in the experts' mu and logvar [M, B, d]."""
     present = present.contiguous()
-    d_mu, d_logvar = torch.empty(mu.shape), torch.empty(mu.shape)
+    d_mu, d_logvar = _empty(*mu.shape), _empty(*mu.shape)
     _cpu().product_backward(
         _experts(mu, logvar, present, prior), g_mu.data_ptr(), g_logvar.data_ptr(), d_mu.data_ptr(),
         d_logvar.data_ptr(), *_where(),
@@ -219,8 +224,8 @@ def subset_experts(mu: Tensor, logvar: Tensor, present: Tensor, prior: str, mode
     """Over every subset: mu, logvar [S, B, d] (mode "all") and KL(q_s || N(0, I)) [S, B] (mode "kl"), else empty."""
     present, subsets = present.contiguous(), (1 << len(mu)) - 1
     shape = (subsets, *mu.shape[1:]) if mode == "all" else (0,)
-    means, logvars = torch.empty(shape), torch.empty(shape)
-    kl = torch.empty((subsets, mu.shape[1]) if mode == "kl" else (0,))
+    means, logvars = _empty(*shape), _empty(*shape)
+    kl = _empty(*((subsets, mu.shape[1]) if mode == "kl" else (0,)))
     into = (_address(t) for t in (means, logvars, kl))
     if mu.shape[1]:
         _cpu().subsets(_experts(mu, logvar, present, prior), *into, *_where())
@@ -232,7 +237,7 @@ def subset_experts_backward(
 ) -> tuple[Tensor, Tensor]:
     """The gradient of sum(g_mu mu + g_logvar logvar) (mode "all") or sum(g_kl kl) (mode "kl") in the experts."""
     present = present.contiguous()
-    d_mu, d_logvar = torch.empty(mu.shape), torch.empty(mu.shape)
+    d_mu, d_logvar = _empty(*mu.shape), _empty(*mu.shape)
     incoming = (_address(g) for g in (g_mu, g_logvar, g_kl))
     if mu.shape[1]:
         _cpu().subsets_backward(
@@ -251,7 +256,7 @@ def _mixture(
 
 def mixture_log_prob(z: Tensor, loc: Tensor, scale: Tensor, present: Tensor, law: str) -> Tensor:
     """z [.., B, d], loc and scale [M, B, d], present int64 [B] -> [.., B]; an empty row has the standard law."""
-    present, out = present.contiguous(), torch.empty(z.shape[:-1])
+    present, out = present.contiguous(), _empty(*z.shape[:-1])
     _cpu().mixture(_mixture(z, loc, scale, present, law), out.data_ptr(), *_where())
     return out
 
@@ -260,8 +265,8 @@ def mixture_log_prob_backward(
     g: Tensor, z: Tensor, loc: Tensor, scale: Tensor, present: Tensor, law: str, parameters: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradient of sum g log q in z, and where `parameters`, in loc and scale (else empty)."""
-    present, dz = present.contiguous(), torch.empty(z.shape)
-    d_loc, d_scale = (torch.empty(loc.shape if parameters else 0) for _ in range(2))
+    present, dz = present.contiguous(), _empty(*z.shape)
+    d_loc, d_scale = (_empty(*(loc.shape if parameters else (0,))) for _ in range(2))
     into = (dz.data_ptr(), _address(d_loc), _address(d_scale))
     _cpu().mixture_backward(_mixture(z, loc, scale, present, law), g.data_ptr(), *into, *_where())
     return dz, d_loc, d_scale

@@ -7,7 +7,6 @@ namespace mmebm {
 
 // The order of kernels/native.py.
 enum class Activation : int { silu, gelu, gelu_tanh, leaky_relu, relu, softplus, tanh, elu };
-inline constexpr int kActivations = 8;
 
 template <class R>
 struct ValueAndFirst {
@@ -22,7 +21,9 @@ MMEBM_HD ValueAndFirst<R> activate(R x, [[maybe_unused]] float slope) {
     return {value, fma32(value, l.rest, l.s)};
   } else if constexpr (kind == Activation::gelu) {
     // Upper tail of the normal law: e^(-x^2/2) t p(t), t = 1 / (1 + 0.3 |x|); p fitted on |x| <= 10, within 3e-8.
-    const R t = reciprocal(fma32(absolute(x), 0.3f, 1.0f));
+    // Past |x| = 12 it is 0 or 1, and its products would be denormal, which are slow.
+    const R near = at_least(at_most(x, 12.0f), -12.0f);
+    const R t = reciprocal(fma32(absolute(near), 0.3f, 1.0f));
     R p = fma32(t, 0.0381150736f, -0.167595915f);
     p = fma32(p, t, 0.224740298f);
     p = fma32(p, t, -0.0711532167f);
@@ -30,10 +31,10 @@ MMEBM_HD ValueAndFirst<R> activate(R x, [[maybe_unused]] float slope) {
     p = fma32(p, t, 0.0968690771f);
     p = fma32(p, t, 0.121268655f);
     p = fma32(p, t, 0.119593553f);
-    const R density = exp32(x * x * -0.5f);
+    const R density = exp32(near * near * -0.5f);
     const R tail = density * (t * p);
     const R cumulative = select(x > 0.0f, 1.0f - tail, tail);
-    return {x * cumulative, fma32(x * 0.398942280f, density, cumulative)};
+    return {x * cumulative, fma32(near * 0.398942280f, density, cumulative)};
   } else if constexpr (kind == Activation::gelu_tanh) {
     // x logistic(w), w = 2 sqrt(2 / pi) (x + 0.044715 x^3). Past |x| = 12 the logistic is 0 or 1.
     const R near = at_least(at_most(x, 12.0f), -12.0f);
@@ -47,7 +48,7 @@ MMEBM_HD ValueAndFirst<R> activate(R x, [[maybe_unused]] float slope) {
     return {select(x < 0.0f, R(0.0f), x), select(x > 0.0f, R(1.0f), R(0.0f))};
   } else if constexpr (kind == Activation::softplus) {
     // max(x, 0) + ln(1 + e^-|x|); what rounding 1 + e loses is put back by its first order.
-    const R e = exp32(-absolute(x));
+    const R e = exp32(at_least(-absolute(x), -69.0f));
     const R sum = e + 1.0f;
     const R s = reciprocal(sum);
     const R rest = e - (sum - 1.0f);

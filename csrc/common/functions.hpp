@@ -45,7 +45,7 @@ MMEBM_HD R exp32(R x) {
 template <class R>
 MMEBM_HD R exp_below(R x) {
   constexpr float kRound = 0x1.8p23f;
-  x = at_least(x, -87.0f);
+  x = at_least(x, -69.0f);  // 1e-30: its products with what is not tiny stay normal numbers
   const R whole = fma32(x, 1.44269504f, kRound);
   return scaled_by_power(detail::power_of_two(fma32(x, 1.44269504f, kRound - whole)), whole);
 }
@@ -69,7 +69,7 @@ MMEBM_HD R expm1_32(R x) {
 // ln x for normal x > 0.
 template <class R>
 MMEBM_HD R log32(R x) {
-  return -minus_log(x);
+  return fma32(x, 0.0f, -minus_log(x));  // minus_log itself takes a NaN's bits for a number
 }
 
 template <class R>
@@ -81,7 +81,7 @@ struct Logistic {
 template <class R>
 MMEBM_HD Logistic<R> logistic(R x) {
   constexpr float kRound = 0x1.8p23f;
-  x = at_least(at_most(x, 87.0f), -69.0f);
+  x = at_least(at_most(x, 69.0f), -69.0f);  // e^-69 = 1e-30: its products stay normal numbers, which are fast
   const R whole = fma32(x, -1.44269504f, kRound);
   const R e = scaled_by_power(detail::power_of_two(fma32(x, -1.44269504f, kRound - whole)), whole);  // e^-x
   const R s = reciprocal(e + 1.0f);

@@ -41,6 +41,8 @@ MMEBM_HD Words words(uint64_t seed, uint64_t chain, uint64_t step, uint32_t purp
 // Call q gives dims first, first + 1, first + 8, first + 9: a thread of an MMA accumulator consumes whole calls.
 MMEBM_HD int64_t first_dim(int64_t q) { return 16 * (q >> 2) + 2 * (q & 3); }
 
+inline constexpr int64_t kDimsOfCall[4] = {0, 1, 8, 9};  // from its first
+
 // first_dim(q) < dim holds for exactly the q below this.
 MMEBM_HD int64_t calls(int64_t dim) {
   const int64_t rest = (dim % 16 + 1) / 2;

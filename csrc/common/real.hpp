@@ -2,8 +2,6 @@
 // blocks of SIMD vectors, so that one formula serves CPU lanes, GPU threads and tests.
 #pragma once
 
-#include <bit>
-#include <cmath>
 #include <cstdint>
 
 #if defined(__CUDACC__)
@@ -36,7 +34,7 @@ MMEBM_HD int32_t float_bits(float x) {
 #if defined(__CUDA_ARCH__)
   return __float_as_int(x);
 #else
-  return std::bit_cast<int32_t>(x);
+  return __builtin_bit_cast(int32_t, x);
 #endif
 }
 
@@ -44,7 +42,7 @@ MMEBM_HD float bits_float(int32_t x) {
 #if defined(__CUDA_ARCH__)
   return __int_as_float(x);
 #else
-  return std::bit_cast<float>(x);
+  return __builtin_bit_cast(float, x);
 #endif
 }
 
@@ -59,7 +57,9 @@ MMEBM_HD float at_least(float x, float low) { return x < low ? low : x; }
 // 1 / x to about an ulp; lanes take the hardware's estimate and refine it.
 MMEBM_HD float reciprocal(float x) { return 1.0f / x; }
 
-// p 2^n for n = whole - 1.5 2^23: adding that constant left n in the low bits of `whole`. Needs p 2^n to be normal.
-MMEBM_HD float scaled_by_power(float p, float whole) { return bits_float(float_bits(p) + (float_bits(whole) << 23)); }
+// p 2^n for n = whole - 1.5 2^23 in [-126, 127]: adding that constant left n in the low bits of `whole`.
+MMEBM_HD float scaled_by_power(float p, float whole) {
+  return p * bits_float(static_cast<int32_t>((static_cast<uint32_t>(float_bits(whole)) << 23) + 0x3f800000u));
+}
 
 }  // namespace mmebm

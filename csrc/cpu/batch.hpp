@@ -1,8 +1,6 @@
 // A batch in tiles of chains, one tile a thread at a time.
 #pragma once
 
-#include <cmath>
-
 #include "cpu/network.hpp"
 #include "cpu/transpose.hpp"
 
@@ -34,12 +32,13 @@ void over_tiles(const Net& net, int64_t rows, int threads, int64_t own, Body bod
   const Packed packed = lay_out(net, scratch(Scratch::shared, packed_size(net)));
   const int64_t all_panels = panels(net);
   const int64_t floats = Tile<vectors>::size(packed) + own;
-  [[maybe_unused]] const int workers = team(threads, tiles);
+  const int workers = team(threads, tiles);
+  const Workspace workspace(workers, floats);
 #pragma omp parallel num_threads(workers) if (workers > 1)
   {
 #pragma omp for schedule(static)
     for (int64_t p = 0; p < all_panels; ++p) fill(net, packed, p);
-    float* memory = scratch(Scratch::own, floats);
+    float* memory = workspace.own();
 #pragma omp for schedule(dynamic, 1)
     for (int64_t t = 0; t < tiles; ++t) body(packed, memory, t * kChains);
   }

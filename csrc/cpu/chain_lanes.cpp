@@ -45,7 +45,6 @@ class ChainNoise {
   // update(dim, normals) for every dim.
   template <class Update>
   MMEBM_HD void for_each_dim(int64_t dim, Update update) {
-    constexpr int64_t kDims[4] = {0, 1, 8, 9};
     const int64_t n = calls(dim);
     for (int64_t q = 0; q < n; ++q) {
       Real<vectors> eps[4];
@@ -53,7 +52,7 @@ class ChainNoise {
       const int64_t first = first_dim(q);
 #pragma GCC unroll 4
       for (int j = 0; j < 4; ++j) {
-        if (first + kDims[j] < dim) update(first + kDims[j], eps[j]);
+        if (first + kDimsOfCall[j] < dim) update(first + kDimsOfCall[j], eps[j]);
       }
     }
   }
@@ -72,16 +71,6 @@ class ChainNoise {
   bool started_ = false;
   Noise<vectors> noise_;
 };
-
-template <int vectors>
-Real<vectors> sum_of_squares(const float* tile, int64_t dim) {
-  Real<vectors> sum = 0.0f;
-  for (int64_t i = 0; i < dim; ++i) {
-    const Real<vectors> x = load_block<vectors>(tile + i * vectors * kLanes);
-    sum = fma32(x, x, sum);
-  }
-  return sum;
-}
 
 template <int vectors>
 void write_means(const ChainCall& call, const Sums<vectors>& sums, int64_t row) {

@@ -9,7 +9,6 @@ namespace {
 
 constexpr int kVectors = kMaxVectors;
 constexpr int kChains = kVectors * kLanes;
-constexpr int64_t kDims[4] = {0, 1, 8, 9};  // of a call, from its first
 
 // Lanes [from, from + kChains) of the steps * rows.
 void draw_tile(const DrawCall& call, int64_t from) {
@@ -39,7 +38,7 @@ void draw_tile(const DrawCall& call, int64_t from) {
         for (int j = 0; j < 4; ++j) x[j] = laplace_unit(words[j]);
       }
       for (int j = 0; j < 4; ++j) {
-        const int64_t i = 2 * t + kDims[j];
+        const int64_t i = 2 * t + kDimsOfCall[j];
         if (i >= dims) continue;
         store_block(tile + i * kChains, call.scale ? x[j] * call.scale[block + i] : x[j]);
       }
@@ -60,7 +59,9 @@ void draw(const DrawCall& call, int threads) {
 
 void langevin_update(const UpdateCall& call, int threads) {
   const int64_t tiles = (call.rows + kChains - 1) / kChains;
-  [[maybe_unused]] const int workers = team(threads, tiles * ((call.dim + 15) / 16) / 64);
+  const int workers = team(threads, tiles * ((call.dim + 15) / 16) / 64);
+  const int64_t size = call.dim * kChains;
+  const Workspace workspace(workers, 2 * size);
 #pragma omp parallel for schedule(static) num_threads(workers) if (workers > 1)
   for (int64_t t = 0; t < tiles; ++t) {
     const int64_t row = t * kChains, rows = call.rows - row;
@@ -71,26 +72,20 @@ void langevin_update(const UpdateCall& call, int threads) {
     }
     Noise<kVectors> noise;
     noise.start(call.stream.seed, chain, step);
-    const int64_t size = call.dim * kChains;
-    float* z = scratch(Scratch::own, 2 * size);
+    float* z = workspace.own();
     float* grad = z + size;
     gather(call.z + row * call.dim, call.dim, rows, kChains, z);
     gather(call.grad + row * call.dim, call.dim, rows, kChains, grad);
     Real<kVectors> factor = call.t;
     if (call.hold.grad_clip != 0.0f) {
-      Real<kVectors> squares = 0.0f;
-      for (int64_t i = 0; i < call.dim; ++i) {
-        const Real<kVectors> x = load_block<kVectors>(grad + i * kChains);
-        squares = fma32(x, x, squares);
-      }
-      factor = clip_factor(squares, call.hold.grad_clip) * call.t;
+      factor = clip_factor(sum_of_squares<kVectors>(grad, call.dim), call.hold.grad_clip) * call.t;
     }
     const int64_t n = calls(call.dim);
     for (int64_t q = 0; q < n; ++q) {
       Real<kVectors> eps[4];
       noise.normals(static_cast<uint32_t>(Purpose::chain), static_cast<uint32_t>(q), eps);
       for (int j = 0; j < 4; ++j) {
-        const int64_t i = first_dim(q) + kDims[j];
+        const int64_t i = first_dim(q) + kDimsOfCall[j];
         if (i >= call.dim) continue;
         const Real<kVectors> x = load_block<kVectors>(z + i * kChains);
         const Real<kVectors> by = drift(x, load_block<kVectors>(grad + i * kChains), factor, call.hold, i);

@@ -8,7 +8,6 @@ namespace mmebm::cpu::MMEBM_ISA {
 
 namespace {
 
-constexpr int kMaxExperts = 32;          // and the prior
 constexpr float kRange = 60.0f;          // of log precisions that one scale may serve
 constexpr int64_t kStreamed = 1 << 20;   // floats of a result from which on it goes past the caches: 1.8 times as fast
 
@@ -24,8 +23,8 @@ struct Row {
         all(static_cast<uint32_t>((uint64_t{1} << experts.experts) - 1)) {
     present = static_cast<uint32_t>(experts.present[r]) & all;
   }
-  const float* mu(int64_t m) const { return in.mu + (m * in.rows + row) * in.dim; }
-  const float* logvar(int64_t m) const { return in.logvar + (m * in.rows + row) * in.dim; }
+  const float* mu(int64_t m) const { return in.mu + at(m); }
+  const float* logvar(int64_t m) const { return in.logvar + at(m); }
   int64_t at(int64_t m) const { return (m * in.rows + row) * in.dim; }
   bool with_prior(uint32_t mask) const {
     return mask == 0 || in.prior == Prior::always || (in.prior == Prior::full && mask == all);
@@ -70,12 +69,12 @@ MMEBM_HD void multiply(const Row& row, uint32_t mask, Chunk<N> chunk, Product<N>
 }
 
 // The same for every subset at once, relative to the largest precision of all: sum[s] = sum[s without its highest bit] +
-// that bit's. Means are kept relative to `centre`.
+// that expert's.
 template <int N>
 struct Lattice {
   Real<N>* sum;    // [2^M]
   Real<N>* total;  // [2^M], of precision times mean
-  Real<N> least, centre;
+  Real<N> least;
   Real<N> weight[kMaxExperts], mean[kMaxExperts];
 
   explicit Lattice(float* memory, uint32_t subsets)
@@ -97,22 +96,17 @@ struct Lattice {
     for (int l = 0; l < kLanes; ++l) {
       if (!everywhere[l]) return false;
     }
-    Real<N> precision = 0.0f;
-    centre = 0.0f;
     each_bit(row.present, [&](int m) MMEBM_INLINE {
       weight[m] = exp_below(least - weight[m]);
       mean[m] = chunk.load(row.mu(m));
-      precision = precision + weight[m];
-      centre = fma32(weight[m], mean[m], centre);
     });
-    centre = centre * reciprocal(precision);
     const Real<N> prior = exp_below(least);
     sum[0] = row.in.prior == Prior::always ? prior : Real<N>(0.0f);
-    total[0] = sum[0] * -centre;
+    total[0] = 0.0f;
     for (int64_t m = 0; m < row.in.experts; ++m) {
       const uint32_t bit = uint32_t{1} << m;
       if (row.present & bit) {
-        const Real<N> by = weight[m] * (mean[m] - centre);
+        const Real<N> by = weight[m] * mean[m];
         for (uint32_t rest = 0; rest < bit; ++rest) {
           sum[bit | rest] = sum[rest] + weight[m];
           total[bit | rest] = total[rest] + by;
@@ -126,7 +120,6 @@ struct Lattice {
     }
     if (row.in.prior == Prior::full && row.present == row.all) {
       sum[row.all] = sum[row.all] + prior;
-      total[row.all] = fma32(prior, -centre, total[row.all]);
     }
     return true;
   }
@@ -147,7 +140,7 @@ void each_subset(const Row& row, Chunk<N> chunk, float* memory, Take take) {
       if ((s & row.present) == 0) {
         take(s, Real<N>(0.0f), Real<N>(0.0f));
       } else {
-        take(s, fma32(lattice.total[s], reciprocal(lattice.sum[s]), lattice.centre), lattice.least - log32(lattice.sum[s]));
+        take(s, lattice.total[s] * reciprocal(lattice.sum[s]), lattice.least - log32(lattice.sum[s]));
       }
     }
     return;
@@ -173,17 +166,11 @@ MMEBM_HD void send_back(const Row& row, uint32_t mask, Chunk<N> chunk, const Pro
 
 int64_t lattice_floats(const Experts& in) { return 2 * kRowVectors * kLanes * (int64_t{1} << in.experts); }
 
-int row_team(int threads, int64_t rows, int64_t floats) {
-  constexpr int64_t kPiece = 1 << 14;  // floats: below it a second thread costs more than it brings
-  const int64_t pieces = rows * floats / kPiece;
-  return team(threads, pieces < rows ? pieces : rows);
-}
-
 }  // namespace
 
 void product(const ProductCall& call, int threads) {
   const Experts& in = call.in;
-  [[maybe_unused]] const int workers = row_team(threads, in.rows, in.experts * in.dim);
+  const int workers = row_team(threads, in.rows, in.experts * in.dim);
 #pragma omp parallel for schedule(static) num_threads(workers) if (workers > 1)
   for (int64_t r = 0; r < in.rows; ++r) {
     const Row row(in, r);
@@ -198,7 +185,7 @@ void product(const ProductCall& call, int threads) {
 
 void product_backward(const ProductBackwardCall& call, int threads) {
   const Experts& in = call.in;
-  [[maybe_unused]] const int workers = row_team(threads, in.rows, in.experts * in.dim);
+  const int workers = row_team(threads, in.rows, in.experts * in.dim);
 #pragma omp parallel for schedule(static) num_threads(workers) if (workers > 1)
   for (int64_t r = 0; r < in.rows; ++r) {
     const Row row(in, r);
@@ -224,10 +211,11 @@ void subsets(const SubsetsCall& call, int threads) {
   const int64_t all = (int64_t{1} << in.experts) - 1;
   const bool streamed = call.mu && all * in.rows * in.dim >= kStreamed && in.dim % (kRowVectors * kLanes) == 0 &&
                         reinterpret_cast<uintptr_t>(call.mu) % 64 == 0 && reinterpret_cast<uintptr_t>(call.logvar) % 64 == 0;
-  [[maybe_unused]] const int workers = row_team(threads, in.rows, all * in.dim);
+  const int workers = row_team(threads, in.rows, all * in.dim);
+  const Workspace workspace(workers, lattice_floats(in) + (all + 1) * kLanes);
 #pragma omp parallel num_threads(workers) if (workers > 1)
   {
-    float* lattice = scratch(Scratch::own, lattice_floats(in) + (all + 1) * kLanes);
+    float* lattice = workspace.own();
     float* sums = lattice + lattice_floats(in);  // a subset's KL by lane
 #pragma omp for schedule(static)
     for (int64_t r = 0; r < in.rows; ++r) {
@@ -268,10 +256,11 @@ void subsets(const SubsetsCall& call, int threads) {
 void subsets_backward(const SubsetsBackwardCall& call, int threads) {
   const Experts& in = call.in;
   const int64_t all = (int64_t{1} << in.experts) - 1;
-  [[maybe_unused]] const int workers = row_team(threads, in.rows, all * in.dim);
+  const int workers = row_team(threads, in.rows, all * in.dim);
+  const Workspace workspace(workers, lattice_floats(in));
 #pragma omp parallel num_threads(workers) if (workers > 1)
   {
-    float* memory = scratch(Scratch::own, lattice_floats(in));
+    float* memory = workspace.own();
 #pragma omp for schedule(static)
     for (int64_t r = 0; r < in.rows; ++r) {
       const Row row(in, r);
@@ -297,10 +286,10 @@ void subsets_backward(const SubsetsBackwardCall& call, int threads) {
               back_mu[s] = back_logvar[s] = 0.0f;
               continue;
             }
-            const Real<N> inverse = reciprocal(lattice.sum[s]), away = lattice.total[s] * inverse;
-            const auto g = incoming(s, away + lattice.centre, lattice.least - log32(lattice.sum[s]));
+            const Real<N> inverse = reciprocal(lattice.sum[s]), mean = lattice.total[s] * inverse;
+            const auto g = incoming(s, mean, lattice.least - log32(lattice.sum[s]));
             back_mu[s] = g.a * inverse;
-            back_logvar[s] = fma32(g.a, away, g.b) * inverse;
+            back_logvar[s] = fma32(g.a, mean, g.b) * inverse;
           }
           for (uint32_t s = row.all; s > 0; --s) {
             const int m = __builtin_ctz(s);
@@ -312,7 +301,7 @@ void subsets_backward(const SubsetsBackwardCall& call, int threads) {
             back_logvar[rest] = back_logvar[rest] + back_logvar[s];
           }
           each_bit(row.present, [&](int m) MMEBM_INLINE {
-            d_logvar[m] = lattice.weight[m] * fma32(lattice.centre - lattice.mean[m], d_mu[m], d_logvar[m]);
+            d_logvar[m] = lattice.weight[m] * fma32(-lattice.mean[m], d_mu[m], d_logvar[m]);
             d_mu[m] = lattice.weight[m] * d_mu[m];
           });
           each_bit(row.all & ~row.present, [&](int m) MMEBM_INLINE { d_mu[m] = d_logvar[m] = 0.0f; });

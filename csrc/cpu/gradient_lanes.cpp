@@ -14,8 +14,6 @@ struct Sums {
   int64_t last, last_bias, size;
 };
 
-int64_t whole(int64_t n, int64_t of) { return (n + of - 1) / of * of; }
-
 Sums lay_out_sums(const Packed& net) {
   Sums sums{};
   int64_t at = 0;
@@ -25,7 +23,7 @@ Sums lay_out_sums(const Packed& net) {
     return here;
   };
   for (int l = 0; l < net.hidden; ++l) {
-    const int64_t needed = (net.width[l] + kLanes - 1) / kLanes;
+    const int64_t needed = net.width[l] > kLanes ? (net.width[l] + kLanes - 1) / kLanes : 1;
     sums.vectors[l] = static_cast<int>(needed < kMaxVectors ? needed : kMaxVectors);
     sums.weight[l] = take(whole_rows(net.width[l + 1]) * whole(net.width[l], sums.vectors[l] * kLanes));
     sums.bias[l] = take(net.width[l + 1] * kLanes);
@@ -186,12 +184,13 @@ void run(const EnergyBackwardCall& call, int threads) {
   const bool parameters = call.d_weight[0] != nullptr;
   float* partial = parameters ? scratch(Scratch::partial, slabs * sums.size) : nullptr;
   const int64_t floats = Tile<vectors>::size(net) + batch.own();
-  [[maybe_unused]] const int workers = team(threads, slabs);
+  const int workers = team(threads, slabs);
+  const Workspace workspace(workers, floats);
 #pragma omp parallel num_threads(workers) if (workers > 1)
   {
 #pragma omp for schedule(static)
     for (int64_t p = 0; p < all_panels; ++p) fill(call.net, net, p);
-    float* memory = scratch(Scratch::own, floats);
+    float* memory = workspace.own();
 #pragma omp for schedule(dynamic, 1)
     for (int64_t s = 0; s < slabs; ++s) {
       float* own = parameters ? partial + s * sums.size : nullptr;

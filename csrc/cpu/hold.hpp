@@ -11,8 +11,7 @@ template <int N>
 MMEBM_HD Real<N> pull(Real<N> x, Reference reference, float inverse) {
   if (reference == Reference::normal) return x * (inverse * inverse);
   // The sign of x times 1 / scale, and 0 at 0.
-  const Real<N> signed_one = bits_float((float_bits(x) & INT32_MIN) | float_bits(Real<N>(inverse)));
-  return select(x != 0.0f, signed_one, Real<N>(0.0f));
+  return select(x != 0.0f, with_sign_of(x, inverse), Real<N>(0.0f));
 }
 
 // log p_0(x) - log p_0(y), one dimension.
@@ -36,6 +35,17 @@ MMEBM_HD Real<N> clip_factor(Real<N> squares, float clip) {
   const Real<N> norm = sqrt32(squares);
   const Real<N> over = each<float, N>([&](int i) MMEBM_INLINE { return larger(broadcast(clip), norm.v[i]); });
   return each<float, N>([&](int i) MMEBM_INLINE { return clip / over.v[i]; });
+}
+
+// Per chain, over the dims of a tile [dim][chains].
+template <int vectors>
+inline Real<vectors> sum_of_squares(const float* tile, int64_t dim) {
+  Real<vectors> sum = 0.0f;
+  for (int64_t i = 0; i < dim; ++i) {
+    const Real<vectors> x = load_block<vectors>(tile + i * vectors * kLanes);
+    sum = fma32(x, x, sum);
+  }
+  return sum;
 }
 
 template <int N>

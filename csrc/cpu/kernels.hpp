@@ -96,6 +96,8 @@ struct UpdateCall {
   float* out;
 };
 
+inline constexpr int kMaxExperts = 31;
+
 // M diagonal normal experts: mu and logvar [experts, rows, dim], present a bitmask a row.
 enum class Prior : int { never = 0, always = 1, full = 2 };
 

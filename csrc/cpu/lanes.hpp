@@ -70,7 +70,7 @@ MMEBM_HD Floats broadcast(float x) {
 MMEBM_HD Floats multiply_add(Floats a, Floats b, Floats c) {
 #if defined(__AVX512F__)
   return _mm512_fmadd_ps(a, b, c);
-#elif defined(__FMA__)
+#elif defined(__AVX2__) && defined(__FMA__)
   return _mm256_fmadd_ps(a, b, c);
 #elif defined(__aarch64__)
   return vfmaq_f32(c, a, b);
@@ -80,7 +80,7 @@ MMEBM_HD Floats multiply_add(Floats a, Floats b, Floats c) {
 }
 
 MMEBM_HD Floats fused(Floats a, Floats b, Floats c) {
-#if defined(__FMA__) || defined(__aarch64__)
+#if (defined(__AVX2__) && defined(__FMA__)) || defined(__aarch64__)
   return multiply_add(a, b, c);
 #else
   // The product is exact in double; only the sum's second rounding can differ, once in 2^29.
@@ -283,8 +283,14 @@ MMEBM_HD Real<N> scaled_by_power(Real<N> p, Real<N> whole) {
 #if defined(__AVX512F__)
   return each<float, N>([&](int i) MMEBM_INLINE -> Floats { return _mm512_scalef_ps(p.v[i], whole.v[i] - 0x1.8p23f); });
 #else
-  return bits_float(float_bits(p) + (float_bits(whole) << 23));
+  return p * bits_float((float_bits(whole) << 23) + 0x3f800000);
 #endif
+}
+
+// `magnitude` >= 0 with the sign of x.
+template <int N>
+MMEBM_HD Real<N> with_sign_of(Real<N> x, float magnitude) {
+  return bits_float((float_bits(x) & INT32_MIN) | float_bits(Real<N>(magnitude)));
 }
 
 template <int N>

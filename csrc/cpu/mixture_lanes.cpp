@@ -8,7 +8,6 @@ namespace mmebm::cpu::MMEBM_ISA {
 
 namespace {
 
-constexpr int kMaxExperts = 32;
 constexpr float kHalfLogTwoPi = 0.918938533f;
 
 // The experts of one row: 1 / scale, and what of log q_m does not depend on z.
@@ -61,10 +60,13 @@ class Mixture {
     }
     float top = share[0];
     for (int j = 1; j < count_; ++j) top = share[j] > top ? share[j] : top;
-    if (top == -__builtin_inff()) return top;
+    if (top == -__builtin_inff()) {
+      for (int j = 0; j < count_; ++j) share[j] = __builtin_nanf("");
+      return top;
+    }
     // Relative to the largest, not to the mixture: that one is rounded where densities are far out.
     float total = 0.0f;
-    for (int j = 0; j < count_; ++j) total += share[j] = exp32(share[j] - top);
+    for (int j = 0; j < count_; ++j) total += share[j] = exp_below(share[j] - top);
     for (int j = 0; j < count_; ++j) share[j] /= total;
     return top + log32(total / static_cast<float>(count_));
   }
@@ -93,25 +95,20 @@ class Mixture {
   float constant_[kMaxExperts];
 };
 
-int row_team(const MixtureCall& call, int threads) {
-  constexpr int64_t kPiece = 1 << 14;  // floats: below it a second thread costs more than it brings
-  const int64_t pieces = call.rows * call.dim * call.experts * call.lead / kPiece;
-  return team(threads, pieces < call.rows ? pieces : call.rows);
-}
-
 // sign(x), 0 at 0.
 template <int N>
 MMEBM_HD Real<N> sign(Real<N> x) {
-  return select(x != 0.0f, bits_float((float_bits(x) & INT32_MIN) | float_bits(Real<N>(1.0f))), Real<N>(0.0f));
+  return select(x != 0.0f, with_sign_of(x, 1.0f), Real<N>(0.0f));
 }
 
 }  // namespace
 
 void mixture(const MixtureCall& call, int threads) {
-  [[maybe_unused]] const int workers = row_team(call, threads);
+  const int workers = row_team(threads, call.rows, call.dim * call.experts * call.lead);
+  const Workspace workspace(workers, Mixture::floats(call));
 #pragma omp parallel num_threads(workers) if (workers > 1)
   {
-    Mixture mixture(call, scratch(Scratch::own, Mixture::floats(call)));
+    Mixture mixture(call, workspace.own());
     float share[kMaxExperts];
 #pragma omp for schedule(static)
     for (int64_t row = 0; row < call.rows; ++row) {
@@ -126,10 +123,11 @@ void mixture(const MixtureCall& call, int threads) {
 
 void mixture_backward(const MixtureBackwardCall& call, int threads) {
   const MixtureCall& in = call.in;
-  [[maybe_unused]] const int workers = row_team(in, threads);
+  const int workers = row_team(threads, in.rows, in.dim * in.experts * in.lead);
+  const Workspace workspace(workers, Mixture::floats(in));
 #pragma omp parallel num_threads(workers) if (workers > 1)
   {
-    Mixture mixture(in, scratch(Scratch::own, Mixture::floats(in)));
+    Mixture mixture(in, workspace.own());
     float share[kMaxExperts];
 #pragma omp for schedule(static)
     for (int64_t row = 0; row < in.rows; ++row) {

@@ -26,16 +26,16 @@ ActivationPasses passes(Activation kind);
 struct Packed {
   int hidden;
   int64_t width[kMaxLayers];  // width[0] is the dim, width[l + 1] what hidden layer l gives
-  const float* forward[kMaxLayers];
-  const float* backward[kMaxLayers];
-  const float* bias[kMaxLayers];
+  float* forward[kMaxLayers];
+  float* backward[kMaxLayers];
+  float* bias[kMaxLayers];
   const float* last;
   float last_bias;
   ActivationPasses pass;
   float slope, bound;
 };
 
-// Floats that `pack` needs.
+// Floats that `lay_out` needs.
 int64_t packed_size(const Net& net);
 
 // Lays the packed form out in memory; the panels are filled by `fill`, in any order and by any thread.

@@ -58,7 +58,7 @@ Packed lay_out(const Net& net, float* memory) {
   packed.hidden = net.count - 1;
   packed.width[0] = net.layers[0].in;
   const auto take = [&](int64_t floats) {
-    const float* at = memory;
+    float* at = memory;
     memory += (floats + 15) / 16 * 16;  // a cache line
     return at;
   };
@@ -90,8 +90,8 @@ void fill(const Net& net, const Packed& packed, int64_t panel) {
   const int64_t forward_panels = whole_rows(layer.out) / kRows;
   if (panel < forward_panels) {
     const int64_t row = panel * kRows;
-    float* to = const_cast<float*>(packed.forward[l]) + row * layer.in;
-    float* bias = const_cast<float*>(packed.bias[l]) + row;
+    float* to = packed.forward[l] + row * layer.in;
+    float* bias = packed.bias[l] + row;
     const int64_t rows = layer.out - row < kRows ? layer.out - row : kRows;
     for (int64_t r = 0; r < kRows; ++r) bias[r] = r < rows ? layer.bias[row + r] : 0.0f;
     if (rows == kRows) {
@@ -107,7 +107,7 @@ void fill(const Net& net, const Packed& packed, int64_t panel) {
     return;
   }
   const int64_t column = (panel - forward_panels) * kRows;
-  float* to = const_cast<float*>(packed.backward[l]) + column * layer.out;
+  float* to = packed.backward[l] + column * layer.out;
   const int64_t columns = layer.in - column < kRows ? layer.in - column : kRows;
   const bool folded = l == packed.hidden - 1;
   for (int64_t k = 0; k < layer.out; ++k) {

@@ -1,5 +1,4 @@
 // What this machine can do at best: the kernels' own stages on operands that stay in L1.
-#include <chrono>
 #include <cstring>
 
 #include "cpu/network.hpp"
@@ -12,14 +11,13 @@ namespace {
 // Calls of `work` per second, over at least `seconds`.
 template <class Work>
 double rate(double seconds, Work work) {
-  const auto now = [] { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); };
-  const double start = now();
+  const double start = seconds_now();
   double spent = 0.0;
   int64_t done = 0;
   do {
     for (int i = 0; i < 1000; ++i) work(i);
     done += 1000;
-    spent = now() - start;
+    spent = seconds_now() - start;
   } while (spent < seconds);
   return static_cast<double>(done) / spent;
 }
@@ -30,10 +28,11 @@ double fma_rate(double seconds, int threads) {
   constexpr int64_t kTerms = 64;
   constexpr int64_t kChains = kMaxVectors * kLanes;
   double total = 0.0;
-  [[maybe_unused]] const int workers = team(threads, threads);
+  const int workers = team(threads, threads);
+  const Workspace workspace(workers, kTerms * kRows + (kTerms + kRows) * kChains);
 #pragma omp parallel num_threads(workers) if (workers > 1) reduction(+ : total)
   {
-    float* w = scratch(Scratch::own, kTerms * kRows + (kTerms + kRows) * kChains);
+    float* w = workspace.own();
     float* x = w + kTerms * kRows;
     float* y = x + kTerms * kChains;
     for (int64_t i = 0; i < kTerms * (kRows + kChains); ++i) w[i] = 0.001f * static_cast<float>(i % 7);

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "cpu/transpose.hpp"
+#include "cpu/workers.hpp"
 
 namespace mmebm::cpu::MMEBM_ISA {
 
@@ -56,6 +57,12 @@ MMEBM_HD void over_dims(int64_t dim, Body body) {
   int64_t i = 0;
   for (; i + kRowVectors * kLanes <= dim; i += kRowVectors * kLanes) body(Chunk<kRowVectors>{i, kRowVectors * kLanes});
   for (; i < dim; i += kLanes) body(Chunk<1>{i, dim - i < kLanes ? dim - i : kLanes});
+}
+
+// Threads for so many rows of so many floats each: below some 16,000 floats a second one costs more than it brings.
+inline int row_team(int threads, int64_t rows, int64_t floats) {
+  const int64_t pieces = rows * floats >> 14;
+  return team(threads, pieces < rows ? pieces : rows);
 }
 
 // Lane i is the sum of x[i]'s lanes; x is used up.

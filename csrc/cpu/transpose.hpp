@@ -11,8 +11,8 @@ namespace detail {
 template <int step, size_t... i>
 MMEBM_HD Floats interleaved(Floats a, Floats b, bool low, std::index_sequence<i...>) {
   // low: elements of a and b whose index lacks the bit `step`, side by side; else those that have it.
-  if (low) return __builtin_shuffle(a, b, Vector<int32_t>{static_cast<int>(i & step ? kLanes + i - step : i)...});
-  return __builtin_shuffle(a, b, Vector<int32_t>{static_cast<int>(i & step ? kLanes + i : i + step)...});
+  if (low) return __builtin_shufflevector(a, b, static_cast<int>(i & step ? kLanes + i - step : i)...);
+  return __builtin_shufflevector(a, b, static_cast<int>(i & step ? kLanes + i : i + step)...);
 }
 
 template <int step>

@@ -1,10 +1,14 @@
 #include "cpu/workers.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <cstdlib>
 #include <memory>
 #include <new>
 
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
 #if defined(__unix__) || defined(__APPLE__)
 #include <pthread.h>
 #endif
@@ -47,6 +51,18 @@ float* scratch(Scratch which, int64_t floats) {
 int team(int threads, int64_t pieces) {
   if (forked) return 1;
   return static_cast<int>(std::clamp<int64_t>(pieces, 1, std::max(threads, 1)));
+}
+
+int Workspace::thread() {
+#if defined(_OPENMP)
+  return omp_get_thread_num();
+#else
+  return 0;
+#endif
+}
+
+double seconds_now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
 }  // namespace mmebm::cpu

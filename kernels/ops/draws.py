@@ -20,7 +20,7 @@ def _check_draw(rng: Tensor, steps: int, rows: int, dim: int, law: str, purpose:
     if purpose not in checks.PURPOSES:
         raise ValueError(f"purpose: expected 0 to {checks.PURPOSES[-1]}, got {purpose}")
     if scale is not None:
-        checks.tensor("scale", scale, (dim,), torch.empty(0, device=rng.device))
+        checks.tensor("scale", scale, (dim,), torch.empty(0, dtype=torch.float32, device=rng.device))
 
 
 @operator(
@@ -39,7 +39,7 @@ def _(
     rng: Tensor, steps: int, rows: int, dim: int, law: str, purpose: int, scale: Tensor | None, backend: str
 ) -> Tensor:
     _check_draw(rng, steps, rows, dim, law, purpose, scale)
-    return torch.empty(steps, rows, dim, device=rng.device)
+    return torch.empty(steps, rows, dim, dtype=torch.float32, device=rng.device)
 
 
 sampler("draw")
