@@ -2,9 +2,9 @@
 
 Rows of the table, for each model: (a) a model trained with the plain prior, drawn from p_0; (b) a Gaussian mixture of
 ten full-covariance components fitted to (a)'s posterior; (c) the model trained with the energy prior, drawn by chains;
-(d) such a mixture on (c)'s posterior; (e) (c)'s model drawn from p_0, for information; (f) as (c), by the second recipe of
-experiment `frozen`, for the generalised model. (a), (c) and (f) have the same nets, updates of the model, seeds and batches; settings were chosen on
-the validation split, the table is of the test split.
+(d) such a mixture on (c)'s posterior; (e) (c)'s model drawn from p_0, for information; (f) as (c), by the second recipe
+of experiment `frozen`, for the generalised model. (a), (c) and (f) have the same nets, updates of the model, seeds and
+batches; settings were chosen on the validation split, the table is of the test split.
 """
 
 from __future__ import annotations

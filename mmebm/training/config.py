@@ -78,7 +78,7 @@ class PriorConfig(_Section):
     bound: PositiveFloat | None = None
     grad_clip: PositiveFloat | None = None
     clamp: Pair | None = None
-    steps: PositiveInt = 300
+    steps: PositiveInt = 200
     step_size: PositiveFloat = 0.1
 
     @model_validator(mode="after")
@@ -98,7 +98,7 @@ class EnergyTrainConfig(_Section):
     steps: PositiveInt = 20
     step_size: PositiveFloat = 0.1
     persistent: bool = True
-    reinitialise: float = Field(0.02, ge=0.0, le=1.0)
+    reinitialise: float = Field(0.1, ge=0.0, le=1.0)
     regularisation: float = Field(0.0, ge=0.0)
     max_grad_norm: PositiveFloat | None = None
     repeats: PositiveInt = 3
