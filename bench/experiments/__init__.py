@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
-from bench.experiments import ablation, digits, frozen
+from bench.experiments import ablation, digits, frozen, joint
 
-EXPERIMENTS: dict[str, ModuleType] = {"digits": digits, "ablation": ablation, "frozen": frozen}
+EXPERIMENTS: dict[str, ModuleType] = {"digits": digits, "ablation": ablation, "frozen": frozen, "joint": joint}
 
 
 def listing(experiments: Mapping[str, ModuleType] = EXPERIMENTS) -> str:
