@@ -1,8 +1,8 @@
-"""joint: the best two recipes of experiment `frozen` on the jointly trained models of `digits`, three seeds, test split.
+"""joint: the best two recipes of experiment `frozen` on the jointly trained models of `digits`, three seeds.
 
 The generalised model is trained with its energy prior as preset `digits` says; then the energy is fitted anew to the
-posterior that training left, as the recipe says. Beside its chains stand those of the energy trained jointly, a Gaussian
-mixture of ten components on the same posterior, and the posterior itself.
+posterior that training left, as the recipe says. Beside its chains stand those of the energy trained jointly, a
+Gaussian mixture of ten components on the same posterior, and the posterior itself. Test split.
 """
 
 from __future__ import annotations
