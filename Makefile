@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup lint types unit test check bench demo clean
+.PHONY: help setup lint types unit test check portable sanitize bench demo clean
 SHELL := /bin/bash
 
 # The first Python of 3.11 or newer that really starts; PYTHON=... overrides.
@@ -45,9 +45,50 @@ unit: setup ## pytest without the slow tests
 
 test: lint types unit ## what every change must pass
 
-check: setup ## what takes minutes
+check: setup portable sanitize ## what takes minutes
 	@# 5: no test is marked slow
 	$(BIN)/python -m pytest -q -m slow || [ $$? -eq 5 ]
+
+# The CPU kernels for 64-bit ARM, without the binding: they compile cleanly and, where an emulator is, compute the same.
+AGREE := tests/csrc/agree.cpp $(wildcard csrc/cpu/*.cpp)
+AGREE_FLAGS := -std=c++20 -O2 -Wall -Wextra -Werror -ffp-contract=off -fno-math-errno -fno-trapping-math -fopenmp \
+	-Icsrc -DMMEBM_ISA=base
+ARM := aarch64-linux-gnu
+QEMU := $(shell command -v qemu-aarch64-static || command -v qemu-aarch64)
+
+portable:
+ifeq ($(shell command -v $(ARM)-g++),)
+	@echo "not compiled for 64-bit ARM: there is no $(ARM)-g++"
+else
+	@mkdir -p build/portable
+	$(ARM)-g++ $(AGREE_FLAGS) $(AGREE) -o build/portable/arm
+ifeq ($(QEMU),)
+	@echo "compiled for 64-bit ARM, not run: there is no qemu-aarch64"
+else
+	$(CXX) $(AGREE_FLAGS) $(AGREE) -o build/portable/here
+	build/portable/here > build/portable/numbers
+	$(QEMU) -L /usr/$(ARM) build/portable/arm build/portable/numbers
+endif
+endif
+
+# The binding and its kernels under the address and undefined-behaviour sanitizers. What -fno-sanitize leaves out costs
+# most of the compilation, and what it finds of wrong addresses the other finds too.
+SANITIZED := build/sanitized
+SANITIZE := -O1 -g1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all \
+	-fno-sanitize=null,alignment,object-size,vptr,pointer-overflow
+RUNTIME = $(foreach name,libasan libubsan libstdc++,$(shell $(CXX) -print-file-name=$(name).so))
+# These limit or count what a process of their own takes.
+ALIEN := scratch or starts_no_other
+
+sanitize: setup
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B $(SANITIZED) -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+		-DCMAKE_CXX_FLAGS_RELWITHDEBINFO="$(SANITIZE)" -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python \
+		-Dpybind11_DIR="$$($(BIN)/python -m pybind11 --cmakedir)" > /dev/null
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build $(SANITIZED)
+	LD_PRELOAD="$(RUNTIME)" ASAN_OPTIONS=detect_leaks=0:halt_on_error=1:allocator_may_return_null=1 \
+		UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 MMEBM_SANITIZED="$$(echo $(SANITIZED)/_cpu.*.so)" \
+		$(BIN)/python -m pytest -q -p tests.sanitized --capture=sys tests/kernels tests/csrc \
+		-k "(cpu or native or csrc) and not ($(ALIEN))"
 
 $(PEERS)/.stamp: $(DEPS) bench-constraints.txt
 	rm -rf $(PEERS)

@@ -83,6 +83,10 @@ def network(
 def constraints(
     z: Tensor, reference: str, scale: Tensor, clip: float | None, lower: float | None, upper: float | None
 ) -> None:
+    if z.shape[1] > MAX_DIM:
+        raise ValueError(
+            f"z: expected at most {MAX_DIM} dimensions, what 24 bits of call numbers address, got {_shape(z)}"
+        )
     one_of("reference", reference, REFERENCES)
     tensor("reference_scale", scale, (z.shape[1],), z)
     positive("grad_clip", clip)

@@ -28,10 +28,39 @@ MMEBM_HD void accumulate(Floats (&sum)[kRows][vectors], Weight w, int64_t terms,
   }
 }
 
+// Terms that a sum takes in one run. A longer one is a sum of runs: a run's rounding grows with its length.
+inline constexpr int64_t kLongest = 512, kRun = 64;
+
+// `panel` for more terms than that. Not inlined: it would cost the others registers.
+template <int vectors>
+[[gnu::noinline]] void long_panel(const float* w, int64_t terms, const float* x, const float* start, const float* scale,
+                                  float* y) {
+  Floats total[kRows][vectors];
+  for (int r = 0; r < kRows; ++r) {
+    for (int v = 0; v < vectors; ++v) total[r][v] = broadcast(start ? start[r] : 0.0f);
+  }
+  for (int64_t from = 0; from < terms; from += kRun) {
+    Floats run[kRows][vectors] = {};
+    const float* at = w + from * kRows;
+    accumulate<vectors>(run, [at](int64_t k, int r) MMEBM_INLINE { return at[k * kRows + r]; },
+                        terms - from < kRun ? terms - from : kRun, x + from * vectors * kLanes);
+    for (int r = 0; r < kRows; ++r) {
+      for (int v = 0; v < vectors; ++v) total[r][v] += run[r][v];
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    for (int v = 0; v < vectors; ++v) {
+      const int64_t at = (r * vectors + v) * kLanes;
+      store(y + at, scale ? total[r][v] * load(scale + at) : total[r][v]);
+    }
+  }
+}
+
 // y[r] = (start[r] + sum_k w[k][r] x[k]) * scale[r] for kRows rows; w packed [terms][kRows], x, y and scale
 // [row][chains], start a number a row; start and scale may be null, and y may be scale.
 template <int vectors>
 inline void panel(const float* w, int64_t terms, const float* x, const float* start, const float* scale, float* y) {
+  if (terms > kLongest) return long_panel<vectors>(w, terms, x, start, scale, y);
   Floats sum[kRows][vectors];
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {

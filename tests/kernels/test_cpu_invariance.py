@@ -1,9 +1,10 @@
-"""What may change no bit of a result: the number of threads, the cut of a batch, what else is asked for, old weights."""
+"""What changes no bit of a result: threads, the cut of a batch, what else is asked for, what was there before."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -39,7 +40,7 @@ def threads() -> Any:
 
 def network(dim: int = DIM, hidden: tuple[int, ...] = (37, 21), activation: str = "gelu") -> MLP:
     widths = (dim, *hidden, 1)
-    weights = [torch.randn(n, m) / math.sqrt(m) for m, n in zip(widths, widths[1:], strict=False)]
+    weights = [torch.randn(n, m) / math.sqrt(m) for m, n in pairwise(widths)]
     return MLP(weights, [torch.randn(n) for n in widths[1:]], activation, 0.2, 3.0)
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ if not native.available():
 from mmebm.kernels import _cpu
 
 DIM, ROWS = 12, 600
-PATIENCE = 120.0  # seconds until a child counts as hanging
+PATIENCE = 60.0  # seconds until a child counts as hanging
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 
@@ -63,7 +64,8 @@ def everything(threads: int) -> Tensor:
     chains = (native.langevin(z, net, TABLE, RNG, HOLD).z, native.mala(z, net, TABLE, RNG, HOLD).z)
     drawn = native.draw(RNG, 40, ROWS, DIM, "normal", 1)
     moved = native.langevin_update(z, z, TABLE, RNG, 1, HOLD)
-    return torch.cat([t.flatten() for t in (*chains, dz, *d_weights, drawn, moved)])
+    # Not torch.cat: it is parallel, and in a forked child of a multi-threaded process it hangs.
+    return torch.from_numpy(np.concatenate([t.numpy().ravel() for t in (*chains, dz, *d_weights, drawn, moved)]))
 
 
 # threads -------------------------------------------------------------------------------------------------------------
