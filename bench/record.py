@@ -21,9 +21,15 @@ _FEATURES = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16")
 def facts() -> dict[str, Any]:
     """Versions, processor and revision."""
     known = {k: v for k, v in environment().items() if k in ("mmebm", "torch", "python", "processor")}
-    command = ["git", "describe", "--always", "--dirty"]
-    described = subprocess.run(command, capture_output=True, text=True, check=False, cwd=_ROOT)
-    return known | {"revision": described.stdout.strip()}
+    revision = _git("describe", "--always")
+    # What earlier cases have written does not change what this one measures.
+    changed = _git("status", "--porcelain", "--", ".", ":!bench/results")
+    return known | {"revision": revision + ("-dirty" if changed else "")}
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False, cwd=_ROOT)
+    return done.stdout.strip()
 
 
 def machine() -> dict[str, Any]:
