@@ -145,12 +145,10 @@ def limits(rows: list[Row]) -> str:
 def summary(path: Path) -> str:
     """How many times faster a chain is than PyTorch's eager autograd loop, and how near its limits."""
     rows = read(path)
-    cases = {(c[SUBJECT]["operator"], c[SUBJECT]["sizes"]): c for g in groups(rows).values() for c in g}
     found: dict[str, dict[str, dict[str, Row]]] = {}
-    for (operator, sizes), case in cases.items():
-        if operator == "langevin" and case[SUBJECT]["case"].startswith("langevin/"):
-            named = dict(part.split("=") for part in sizes.split())
-            found.setdefault(f"{named['d']}, {named['h']}", {})[named["B"]] = case
+    for case in groups(rows).get("langevin", []):
+        named = dict(part.split("=") for part in case[SUBJECT]["sizes"].split())
+        found.setdefault(f"{named['d']}, {named['h']}", {})[named["B"]] = case
     batches = list(dict.fromkeys(b for by_batch in found.values() for b in by_batch))
     priced, body = prices(rows), []
     for net, by_batch in found.items():

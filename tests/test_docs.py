@@ -10,14 +10,29 @@ import pytest
 import torch
 
 import mmebm
-from bench.experiments import ablation, digits
+from bench.experiments import ablation, digits, frozen, joint
+from bench.record import RESULTS
+from bench.report import report, summary
 
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize(("case", "page"), [(digits, "README.md"), (ablation, "docs/training.md")])
+@pytest.mark.parametrize(
+    ("case", "page"),
+    [
+        (digits, "README.md"),
+        (ablation, "docs/training.md"),
+        (frozen, "docs/training.md"),
+        (joint, "docs/training.md"),
+    ],
+)
 def test_tables_are_the_csvs(case: ModuleType, page: str) -> None:
     assert case.report() in (ROOT / page).read_text()
+
+
+def test_measurements_are_the_csv() -> None:
+    assert report(RESULTS / "cpu.csv") in (ROOT / "docs" / "benchmarks.md").read_text()
+    assert summary(RESULTS / "cpu.csv") in (ROOT / "README.md").read_text()
 
 
 def test_the_readmes_python_runs(tiny_runs: dict[str, Path]) -> None:
