@@ -102,7 +102,7 @@ class EnergyTrainConfig(_Section):
     regularisation: float = Field(0.0, ge=0.0)
     max_grad_norm: PositiveFloat | None = None
     repeats: PositiveInt = 3
-    largest_gap: PositiveFloat = 100.0
+    largest_gap: PositiveFloat = 1e3
 
     @model_validator(mode="after")
     def _momenta(self) -> EnergyTrainConfig:
