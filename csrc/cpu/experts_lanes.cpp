@@ -9,7 +9,7 @@ namespace mmebm::cpu::MMEBM_ISA {
 namespace {
 
 constexpr float kRange = 60.0f;          // of log precisions that one scale may serve
-constexpr int64_t kStreamed = 1 << 20;   // floats of a result from which on it goes past the caches: 1.8 times as fast
+constexpr int64_t kStreamed = 1 << 20;   // floats of a result from which on it goes past the caches
 
 struct Row {
   const Experts& in;
