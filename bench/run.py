@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -54,7 +53,7 @@ def _serving(case: Case, name: str) -> tuple[str, str]:
             backend = dispatch.choose("auto", case.operator, torch.device("cpu"), torch.float32)
         else:
             return "", ""
-        return backend, (os.environ.get("MMEBM_ISA") or native.build_info()["isas"][-1]) if backend == "cpu" else ""
+        return backend, native.isa() if backend == "cpu" else ""
 
 
 def rows(case: Case, threads: int, effort: Effort, facts: dict[str, Any], seed: int = 0) -> list[dict[str, Any]]:
