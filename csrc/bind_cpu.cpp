@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <array>
 #include <limits>
 #include <stdexcept>
 #include <tuple>
@@ -28,7 +29,7 @@ using NetArgs = std::tuple<std::vector<LayerArgs>, int, float, float>;          
 using StreamArgs = std::tuple<int64_t, int64_t, int64_t>;                             // seed, offset, first chain
 using HoldArgs = std::tuple<int, Address, float, float, float>;                       // reference, scale, clip, lower, upper
 using KeptArgs = std::tuple<int64_t, Address, Address>;                               // every, states, energies
-using StatisticsArgs = std::tuple<Address, Address, Address, Address>;  // mean energy, |grad|, displacement, acceptance
+using StatisticsArgs = std::array<Address, 5>;  // mean energy, |grad|, displacement, acceptance, work
 
 cpu::Net network(const NetArgs& args) {
   const auto& [layers, activation, slope, bound] = args;
@@ -120,10 +121,10 @@ void bind_chain(bool adjusted, Address z, int64_t rows, int64_t steps, const Net
                 const StatisticsArgs& statistics, int threads, const std::string& isa) {
   const cpu::Kernels& lanes = cpu::kernels(cpu::choose_isa(isa));
   const auto& [every, states, energies] = kept;
-  const auto& [mean_energy, grad_norm, displacement, acceptance] = statistics;
+  const auto& [mean_energy, grad_norm, displacement, acceptance, work] = statistics;
   const cpu::ChainCall call{pointer<const float>(z), rows, steps, network(net), pointer<const float>(coefficients),
                             stream(rng), hold(holding), every, pointer(out), pointer(states), pointer(energies),
-                            pointer(mean_energy), pointer(grad_norm), pointer(displacement), pointer(acceptance)};
+                            pointer(mean_energy), pointer(grad_norm), pointer(displacement), pointer(acceptance), pointer(work)};
   py::gil_scoped_release release;
   (adjusted ? lanes.mala : lanes.langevin)(call, threads);
 }

@@ -142,7 +142,7 @@ def _chain(
     (rows, dim), steps = z.shape, len(table)
     kept = steps // record_every if record_every else 0
     out, states, energies = _empty(rows, dim), _empty(kept, rows, dim), _empty(kept, rows)
-    measured = [_empty(rows if statistics else 0) for _ in range(4)]
+    measured = [_empty(rows if statistics else 0) for _ in range(5)]
     if rows:
         _cpu().chain(
             adjusted, z.data_ptr(), rows, steps, packed.args, table.data_ptr(), tuple(rng.tolist()),

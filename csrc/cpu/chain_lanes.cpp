@@ -16,7 +16,7 @@ Coefficients at(const float* table, int64_t step) { return {table[3 * step], tab
 // Per-chain sums over the steps.
 template <int vectors>
 struct Sums {
-  Real<vectors> energy = 0.0f, norm = 0.0f, moved = 0.0f, accepted = 0.0f;
+  Real<vectors> energy = 0.0f, norm = 0.0f, moved = 0.0f, accepted = 0.0f, work = 0.0f;
 };
 
 // Chain noise for one tile, one step after the other.
@@ -80,6 +80,7 @@ void write_means(const ChainCall& call, const Sums<vectors>& sums, int64_t row) 
   store_lanes(call.grad_norm + row, sums.norm * by, call.rows - row);
   store_lanes(call.displacement + row, sums.moved * by, call.rows - row);
   if (call.acceptance) store_lanes(call.acceptance + row, sums.accepted * by, call.rows - row);
+  if (call.work) store_lanes(call.work + row, sums.work, call.rows - row);
 }
 
 template <int vectors>
@@ -172,6 +173,7 @@ void adjusted(const ChainCall& call, const Packed& net, float* memory, int64_t r
     const auto [a, b, t] = at(call.coefficients, k);
     sums.energy = sums.energy + now.energy;
     sums.norm = sums.norm + now.norm;
+    if (k > 0) sums.work = fma32(now.energy, Real<vectors>(t - at(call.coefficients, k - 1).t), sums.work);
     noise.at_step(k);
     noise.for_each_dim(dim, [&](int64_t i, Real<vectors> eps) MMEBM_INLINE {
       const Real<vectors> x = load_block<vectors>(now.z + i * kChains);

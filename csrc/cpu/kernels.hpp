@@ -83,7 +83,8 @@ struct ChainCall {
   float* mean_energy;    // [rows]; the statistics are asked for together
   float* grad_norm;
   float* displacement;
-  float* acceptance;  // of the adjusted chain alone
+  float* acceptance;  // of the adjusted chain alone, as is
+  float* work;        // the sum over k >= 1 of (t_k - t_{k-1}) E(z_k), z_k being the state before step k
 };
 
 struct UpdateCall {

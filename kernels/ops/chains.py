@@ -78,14 +78,14 @@ def _(*args: Any) -> tuple[Tensor, ...]:
     return _shapes(3, *args)
 
 
-@operator("mala", _schema(7))
+@operator("mala", _schema(8))
 def _mala(*args: Any) -> tuple[Tensor, ...]:
     return _run("mala", *args)
 
 
 @fake("mala")
 def _(*args: Any) -> tuple[Tensor, ...]:
-    return _shapes(4, *args)
+    return _shapes(5, *args)
 
 
 sampler("langevin")
@@ -166,8 +166,9 @@ def mala(
 
     g being the drift that `langevin` uses (bounded, clipped, times t, plus the reference's). The clamp box restricts
     the target: a proposal outside it is rejected. So is one whose log alpha is NaN, and every one where b = 0. Outputs
-    are those of `langevin`, and with `statistics` the fraction of proposals that each chain accepted. Means are over
-    the current states z_0..z_{K-1}, kept or new; a rejection counts as a step of length 0.
+    are those of `langevin`, and with `statistics` the fraction of proposals that each chain accepted and the work of
+    annealing, the sum over k = 1..K-1 of (t_k - t_{k-1}) E(z_k): what annealed importance sampling weighs by. Means are
+    over the current states z_0..z_{K-1}, kept or new; a rejection counts as a step of length 0.
     """
     return MalaChain(
         *torch.ops.mmebm.mala(

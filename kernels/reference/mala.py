@@ -14,7 +14,7 @@ from .noise import log_uniform
 
 
 class MalaChain(NamedTuple):
-    """As `Chain`, with the fraction of proposals that each chain accepted; empty where not asked."""
+    """As `Chain`, with the fraction of proposals that each chain accepted and its annealing work; empty where not asked."""
 
     z: Tensor  # [B, d]
     states: Tensor  # [K // n, B, d]
@@ -23,6 +23,7 @@ class MalaChain(NamedTuple):
     grad_norm: Tensor  # [B]
     displacement: Tensor  # [B]
     acceptance: Tensor  # [B]
+    work: Tensor  # [B], the sum over k = 1..K-1 of (t_k - t_{k-1}) E(z_k)
 
 
 def _log_prior_ratio(z: Tensor, proposal: Tensor, hold: Constraints) -> Tensor:
@@ -50,6 +51,7 @@ def mala(
     kept = steps // record_every if record_every else 0
     states, energies = z.new_empty(kept, *z.shape), z.new_empty(kept, rows)
     totals = z.new_zeros(4, rows if statistics else 0)
+    work = z.new_zeros(rows if statistics else 0)
     low = -math.inf if hold.lower is None else hold.lower
     high = math.inf if hold.upper is None else hold.upper
     thresholds = log_uniform(rng, steps, rows)
@@ -70,6 +72,8 @@ def mala(
         accept = (thresholds[k] < log_alpha) & inside & (b != 0)  # a NaN compares false: it rejects
         before, z = z, torch.where(accept.unsqueeze(1), proposal, z)
         if statistics:
+            if k > 0:
+                work += (t - coefficients[k - 1, 2].to(z.dtype)) * value
             norms = torch.linalg.vector_norm(torch.stack((grad, z - before)), dim=2)
             totals += torch.cat((value.unsqueeze(0), norms, accept.unsqueeze(0).to(z.dtype)))
         value = torch.where(accept, new_value, value)
@@ -78,4 +82,4 @@ def mala(
             states[k // record_every] = z
             energies[k // record_every] = value
     means = [total / max(1, steps) for total in totals]  # apart: an operator's outputs may not share storage
-    return MalaChain(z, states, energies, *means)
+    return MalaChain(z, states, energies, *means, work)

@@ -209,6 +209,8 @@ def test_statistics_are_means_over_the_visited_states(backend: str) -> None:
     ):
         torch.testing.assert_close(got, each.mean(0).float())
     torch.testing.assert_close(chain.energies, energy[1:].float(), rtol=1e-4, atol=1e-5)
+    increments = table[:, 2].double().diff().unsqueeze(1)  # at step k = 1.. the chain stands at path[k]
+    torch.testing.assert_close(chain.work, (increments * energy[1:-1]).sum(0).float(), rtol=1e-4, atol=1e-5)
 
 
 # one step ------------------------------------------------------------------------------------------------------------
@@ -413,7 +415,7 @@ def test_it_proposes_what_langevin_does(backend: str) -> None:
 def test_nothing_is_recorded_unasked(backend: str) -> None:
     chain = run(network(6), torch.randn(10, 6), schedule(4), stream(), backend=backend)
     assert chain.states.shape == (0, 10, 6) and chain.energies.shape == (0, 10)
-    assert [t.numel() for t in chain[3:]] == [0, 0, 0, 0]
+    assert [t.numel() for t in chain[3:]] == [0, 0, 0, 0, 0]
 
 
 @each_backend
