@@ -14,7 +14,7 @@ from .noise import log_uniform
 
 
 class MalaChain(NamedTuple):
-    """As `Chain`, with the fraction of proposals that each chain accepted and its annealing work; empty where not asked."""
+    """As `Chain`, with the share of accepted proposals and the work of annealing; empty where not asked."""
 
     z: Tensor  # [B, d]
     states: Tensor  # [K // n, B, d]
