@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import math
 import os
+from collections.abc import Callable
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -141,8 +142,8 @@ def _chain(
     z, packed, table, scale = z.contiguous(), _Net(net), coefficients.contiguous(), hold.scale.contiguous()
     (rows, dim), steps = z.shape, len(table)
     kept = steps // record_every if record_every else 0
-    out, states, energies = _empty(rows, dim), _empty(kept, rows, dim), _empty(kept, rows)
-    measured = [_empty(rows if statistics else 0) for _ in range(5)]
+    out, states, energies = z.new_empty(rows, dim), z.new_empty(kept, rows, dim), z.new_empty(kept, rows)
+    measured = [z.new_empty(rows if statistics else 0) for _ in range(5)]
     if rows:
         _cpu().chain(
             adjusted, z.data_ptr(), rows, steps, packed.args, table.data_ptr(), tuple(rng.tolist()),
@@ -178,16 +179,24 @@ def mala(
     return MalaChain(*_chain(True, z, net, coefficients, rng, hold, record_every, statistics))
 
 
+def updates(coefficients: Tensor, rng: Tensor, hold: Constraints) -> Callable[[Tensor, Tensor, int], Tensor]:
+    """`langevin_update` of (z, grad, step) for a loop: what does not change from step to step is read once."""
+    kernel, rows, scale = _cpu().langevin_update, coefficients.tolist(), hold.scale.contiguous()
+    (seed, offset, first), held, where = rng.tolist(), _hold(hold, scale), _where()
+
+    def update(z: Tensor, grad: Tensor, step: int) -> Tensor:
+        z, grad = z.contiguous(), grad.contiguous()
+        out, stream = z.new_empty(z.shape), (seed, _wrap(offset + step), first)
+        # `scale` is named so that it outlives its address in `held`.
+        kernel(z.data_ptr(), grad.data_ptr(), len(z), len(scale), *rows[step], stream, held, out.data_ptr(), *where)
+        return out
+
+    return update
+
+
 def langevin_update(z: Tensor, grad: Tensor, coefficients: Tensor, rng: Tensor, step: int, hold: Constraints) -> Tensor:
     """Step `step` of a chain given dE/dz [B, d] at z."""
-    z, grad, scale = z.contiguous(), grad.contiguous(), hold.scale.contiguous()
-    out = _empty(*z.shape)
-    seed, offset, first = rng.tolist()
-    _cpu().langevin_update(
-        z.data_ptr(), grad.data_ptr(), *z.shape, *coefficients[step].tolist(), (seed, _wrap(offset + step), first),
-        _hold(hold, scale), out.data_ptr(), *_where(),
-    )  # fmt: skip
-    return out
+    return updates(coefficients, rng, hold)(z, grad, step)
 
 
 def _wrap(offset: int) -> int:

@@ -3,7 +3,18 @@
 from .energy import EnergyMLP
 from .posteriors import Diagonal, MixtureOfExperts
 from .priors import EnergyPrior, StandardLaplace, StandardNormal
-from .sampling import LangevinInfo, NonFiniteChains, StepSize, langevin, physics, short_run, welling_teh
+from .sampling import (
+    LangevinInfo,
+    MalaInfo,
+    NonFiniteChains,
+    StepSize,
+    hmc,
+    langevin,
+    mala,
+    physics,
+    short_run,
+    welling_teh,
+)
 from .version import VERSION as __version__
 
 __all__ = [
@@ -11,6 +22,7 @@ __all__ = [
     "EnergyMLP",
     "EnergyPrior",
     "LangevinInfo",
+    "MalaInfo",
     "MixtureOfExperts",
     "NonFiniteChains",
     "StandardLaplace",
@@ -18,9 +30,11 @@ __all__ = [
     "StepSize",
     "__version__",
     "fit_energy_prior",
+    "hmc",
     "langevin",
     "load",
     "load_prior",
+    "mala",
     "physics",
     "short_run",
     "train",

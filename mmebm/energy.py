@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from mmebm.kernels import ops
 from mmebm.kernels.reference.activations import ACTIVATIONS
@@ -81,7 +83,7 @@ class EnergyMLP(nn.Module):
     def network(self) -> Network:
         """Weights as they are now; parametrizations are evaluated once per call of this."""
         linears = [layer for layer in self.layers if isinstance(layer, nn.Linear)]
-        weights = [layer.weight for layer in linears]
+        weights = [_weight(layer) for layer in linears]
         weights[0] = weights[0] / self.input_scale
         if self.gain is not None:
             weights[-1] = weights[-1] * self.gain
@@ -107,19 +109,36 @@ _RECOGNISED: dict[type[nn.Module], Callable[[Any], tuple[str, float] | None]] = 
 }
 
 
+# Norms of torch.nn.utils that work through a hook before forward; calling the hook brings `weight` up to date.
+_NORM_HOOKS = (WeightNorm, SpectralNorm)
+
+
 def _flatten(sequence: nn.Sequential) -> Iterator[nn.Module]:
     for module in sequence:
         if isinstance(module, nn.Sequential):
             yield from _flatten(module)
-        elif not isinstance(module, nn.Identity):
+        elif not (isinstance(module, nn.Identity) or (isinstance(module, nn.Dropout) and not module.training)):
             yield module
 
 
 def _altered(module: nn.Module) -> bool:
     """Whether calling `module` does more than its weights tell: by hooks, or by a forward of its own."""
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    kinds = (kind for kind in (EnergyMLP, nn.Sequential, nn.Linear) if isinstance(module, kind))
-    return any(hooks) or "forward" in vars(module) or any(type(module).forward is not k.forward for k in kinds)
+    if module._forward_hooks or module._backward_hooks or module._backward_pre_hooks or "forward" in vars(module):
+        return True
+    before = list(module._forward_pre_hooks.values())
+    if before and not (isinstance(module, nn.Linear) and all(isinstance(hook, _NORM_HOOKS) for hook in before)):
+        return True
+    return any(
+        isinstance(module, kind) and type(module).forward is not kind.forward
+        for kind in (EnergyMLP, nn.Sequential, nn.Linear)
+    )
+
+
+def _weight(linear: nn.Linear) -> Tensor:
+    """The weight as a forward of the layer would use it now."""
+    for hook in linear._forward_pre_hooks.values():
+        hook(linear, None)
+    return linear.weight
 
 
 def recognise(energy: Any) -> Network | str:
@@ -148,6 +167,6 @@ def recognise(energy: Any) -> Network | str:
         return "its last layer is not a Linear with one output"
     if len(found) > 1:
         return f"it mixes activations: {', '.join(sorted(name for name, _ in found))}"
-    weights = [m.weight for m in linears]
+    weights = [_weight(m) for m in linears]
     biases = [w.new_zeros(len(w)) if m.bias is None else m.bias for m, w in zip(linears, weights, strict=True)]
     return Network(weights, biases, *(found.pop() if found else ("silu", 0.0)))

@@ -12,7 +12,7 @@ scale; `product_of_experts` and `subset_experts` once, in mu and logvar; what sa
 non-differentiable.
 """
 
-from .chains import langevin, langevin_update, mala
+from .chains import check_loop, langevin, langevin_update, mala, updates
 from .draws import draw
 from .energy import energy, energy_and_grad
 from .experts import Subsets, mixture_log_prob, product_of_experts, subset_experts
@@ -23,6 +23,7 @@ OPERATORS = tuple(name for name in _SCHEMAS if not name.endswith("_backward"))
 __all__ = [
     "OPERATORS",
     "Subsets",
+    "check_loop",
     "draw",
     "energy",
     "energy_and_grad",
@@ -32,4 +33,5 @@ __all__ = [
     "mixture_log_prob",
     "product_of_experts",
     "subset_experts",
+    "updates",
 ]

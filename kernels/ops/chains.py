@@ -1,16 +1,15 @@
-"""`langevin`, `mala` and `langevin_update`."""
+"""`langevin`, `mala`, and `langevin_update` with its form for loops, `updates`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .. import checks, dispatch
 from ..reference import MLP, Chain, Constraints, MalaChain
-from .register import HOLD, NET, WHERE, fake, operator, sampler
+from .register import HOLD, NET, WHERE, fake, operator, sample, sampler
 
 
 def _schema(outputs: int) -> str:
@@ -118,7 +117,8 @@ def langevin(
     step length |z_{k+1} - z_k|.
     """
     return Chain(
-        *torch.ops.mmebm.langevin(
+        *sample(
+            "langevin",
             z,
             list(weights),
             list(biases),
@@ -171,7 +171,8 @@ def mala(
     over the current states z_0..z_{K-1}, kept or new; a rejection counts as a step of length 0.
     """
     return MalaChain(
-        *torch.ops.mmebm.mala(
+        *sample(
+            "mala",
             z,
             list(weights),
             list(biases),
@@ -192,12 +193,17 @@ def mala(
     )
 
 
-def _check_update(z: Tensor, grad: Tensor, coefficients: Tensor, rng: Tensor, step: int, hold: Constraints) -> None:
+def check_loop(z: Tensor, coefficients: Tensor, rng: Tensor, hold: Constraints) -> None:
+    """What a loop over chains z [B, d] takes, as the operators check it."""
     checks.tensor("z", z, (None, None))
-    checks.tensor("grad", grad, z.shape, z)
     checks.coefficients(coefficients, z.device)
     checks.rng(rng, z.device)
     checks.constraints(z, *hold)
+
+
+def _check_update(z: Tensor, grad: Tensor, coefficients: Tensor, rng: Tensor, step: int, hold: Constraints) -> None:
+    check_loop(z, coefficients, rng, hold)
+    checks.tensor("grad", grad, z.shape, z)
     if not 0 <= step < coefficients.shape[0]:
         raise ValueError(f"step: expected 0 to {coefficients.shape[0] - 1}, a row of coefficients, got {step}")
 
@@ -247,7 +253,28 @@ def langevin_update(
     clamp: tuple[float | None, float | None] = (None, None),
     backend: str = "auto",
 ) -> Tensor:
-    """Step `step` of `langevin` for an energy that is not an MLP: `grad` [B, d] is dE/dz at z."""
-    return torch.ops.mmebm.langevin_update(
-        z, grad, coefficients, rng, step, reference, reference_scale, grad_clip, *clamp, backend
+    """Step `step` of `langevin` for an energy that is not an MLP: `grad` [B, d] is dE/dz at z; in a loop, `updates`."""
+    return sample(
+        "langevin_update", z, grad, coefficients, rng, step, reference, reference_scale, grad_clip, *clamp, backend
     )
+
+
+def updates(
+    z: Tensor,
+    coefficients: Tensor,
+    rng: Tensor,
+    *,
+    reference: str,
+    reference_scale: Tensor,
+    grad_clip: float | None = None,
+    clamp: tuple[float | None, float | None] = (None, None),
+    backend: str = "auto",
+) -> Callable[[Tensor, Tensor, int], Tensor]:
+    """`langevin_update` as a function of (z, grad, step), for a loop over chains like z [B, d].
+
+    Arguments are checked now, and a step costs no dispatch; z and grad of a step are taken as given, of this z's shape,
+    dtype and device.
+    """
+    hold = Constraints(reference, reference_scale, grad_clip, *clamp)
+    check_loop(z, coefficients, rng, hold)
+    return dispatch.select(backend, "langevin_update", z.device, z.dtype).updates(coefficients, rng, hold)

@@ -8,8 +8,8 @@ from .experts import (
     subset_experts,
     subset_experts_backward,
 )
-from .langevin import Chain, Constraints, langevin, langevin_update
-from .mala import MalaChain, mala
+from .langevin import Chain, Constraints, langevin, langevin_update, updates
+from .mala import MalaChain, adjusted, mala
 from .mixture import mixture_log_prob, mixture_log_prob_backward
 from .noise import draw
 
@@ -18,6 +18,7 @@ __all__ = [
     "Chain",
     "Constraints",
     "MalaChain",
+    "adjusted",
     "choose_subset",
     "draw",
     "energy",
@@ -33,4 +34,5 @@ __all__ = [
     "product_of_experts_backward",
     "subset_experts",
     "subset_experts_backward",
+    "updates",
 ]

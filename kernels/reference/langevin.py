@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -43,13 +43,14 @@ def reference_gradient(z: Tensor, reference: str, scale: Tensor) -> Tensor | Non
     return z.sign() / scale if reference == "laplace" else None
 
 
-def chain_noise(rng: Tensor, steps: int, z: Tensor) -> Iterator[Tensor]:
+def chain_noise(rng: Tensor, steps: int, z: Tensor, draw: Callable[..., Tensor] = draw) -> Iterator[Tensor]:
     """eps [B, d] of every step, drawn in blocks."""
     rows, dim = z.shape
     at_once = max(1, _NOISE_VALUES // max(1, rows * dim))
     for start in range(0, steps, at_once):
         count = min(at_once, steps - start)
-        yield from draw(rng + rng.new_tensor([0, start, 0]), count, rows, dim, "normal", CHAIN_NOISE).to(z.dtype)
+        at = rng + rng.new_tensor([0, start, 0])
+        yield from draw(at, count, rows, dim, law="normal", purpose=CHAIN_NOISE).to(z.dtype)
 
 
 def drift(z: Tensor, grad: Tensor, t: Tensor, hold: Constraints) -> Tensor:
@@ -72,6 +73,11 @@ def _step(z: Tensor, grad: Tensor, eps: Tensor, coefficients: Tensor, hold: Cons
     if hold.lower is not None or hold.upper is not None:
         z = z.clamp(hold.lower, hold.upper)
     return z
+
+
+def updates(coefficients: Tensor, rng: Tensor, hold: Constraints) -> Callable[[Tensor, Tensor, int], Tensor]:
+    """`langevin_update` of (z, grad, step), for a loop."""
+    return lambda z, grad, step: langevin_update(z, grad, coefficients, rng, step, hold)
 
 
 def langevin_update(z: Tensor, grad: Tensor, coefficients: Tensor, rng: Tensor, step: int, hold: Constraints) -> Tensor:

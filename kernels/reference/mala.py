@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from .energy import MLP, energy_and_grad
 from .langevin import Constraints, chain_noise, drift, moved
-from .noise import log_uniform
+from .noise import draw, log_uniform
 
 
 class MalaChain(NamedTuple):
@@ -47,6 +48,20 @@ def mala(
     z: Tensor, net: MLP, coefficients: Tensor, rng: Tensor, hold: Constraints, record_every: int, statistics: bool
 ) -> MalaChain:
     """K = len(coefficients) proposals from z [B, d]; those outside the clamp box are rejected."""
+    return adjusted(z, lambda z: energy_and_grad(z, net), coefficients, rng, hold, record_every, statistics)
+
+
+def adjusted(
+    z: Tensor,
+    evaluate: Callable[[Tensor], tuple[Tensor, Tensor]],
+    coefficients: Tensor,
+    rng: Tensor,
+    hold: Constraints,
+    record_every: int,
+    statistics: bool,
+    draw: Callable[..., Tensor] = draw,
+) -> MalaChain:
+    """`mala` for any energy: `evaluate(z)` gives E [B] and dE/dz [B, d]; `draw` the chain's noise."""
     steps, rows = len(coefficients), len(z)
     kept = steps // record_every if record_every else 0
     states, energies = z.new_empty(kept, *z.shape), z.new_empty(kept, rows)
@@ -56,12 +71,12 @@ def mala(
     high = math.inf if hold.upper is None else hold.upper
     thresholds = log_uniform(rng, steps, rows)
     z = z.clone()
-    value, grad = energy_and_grad(z, net)
-    for k, eps in enumerate(chain_noise(rng, steps, z)):
+    value, grad = evaluate(z)
+    for k, eps in enumerate(chain_noise(rng, steps, z, draw)):
         a, b, t = coefficients[k].to(z.dtype).unbind()
         here = drift(z, grad, t, hold)
         proposal = moved(z, here, eps, a, b)
-        new_value, new_grad = energy_and_grad(proposal, net)
+        new_value, new_grad = evaluate(proposal)
         there = drift(proposal, new_grad, t, hold)
         log_alpha = (
             t * (value - new_value)
@@ -82,4 +97,4 @@ def mala(
             states[k // record_every] = z
             energies[k // record_every] = value
     means = [total / max(1, steps) for total in totals]  # apart: an operator's outputs may not share storage
-    return MalaChain(z, states, energies, *means, work)
+    return MalaChain(z, states, energies, *[*means, work])

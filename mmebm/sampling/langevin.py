@@ -2,127 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from mmebm.energy import Network, recognise
-from mmebm.kernels import checks, ops
+from mmebm.kernels import ops
 from mmebm.kernels.reference import Chain
 
-from .conventions import Size, StepSize, short_run
+from .conventions import Size, StepSize, table
+from .info import LangevinInfo, refuse_lost, shaped, wants_check
 from .streams import rng_state
-
-Energy = nn.Module | Callable[[Tensor], Tensor]
-
-
-class NonFiniteChains(RuntimeError):
-    """Some chains left the finite numbers; the message says how many and what to look at."""
-
-
-@dataclass(frozen=True)
-class LangevinInfo:
-    """What a chain can tell beside its final state. `states` and `energies` are empty unless `record_every` is set."""
-
-    states: Tensor  # [K // n, B, d], after steps n, 2n, ..
-    energies: Tensor  # [K // n, B]
-    mean_energy: Tensor  # [B], over z_0..z_{K-1}
-    grad_norm: Tensor  # [B], mean |dE/dz| before the clip
-    displacement: Tensor  # [B], mean |z_{k+1} - z_k|
-    non_finite: int | None  # chains; None where check="off"
-    coefficients: Tensor  # [K, 3] = (a, b, t)
-    rng: Tensor  # [3] = (seed, offset, first chain) at the first step
-
-
-def _table(
-    steps: int, step_size: Size | None, convention: StepSize | None, coefficients: Tensor | None, device: torch.device
-) -> Tensor:
-    given = [
-        n
-        for n, v in (("step_size", step_size), ("convention", convention), ("coefficients", coefficients))
-        if v is not None
-    ]
-    if len(given) != 1:
-        raise ValueError(f"step_size, convention, coefficients: expected exactly one, got {given or 'none'}")
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
-        raise ValueError(f"steps: expected an integer >= 0, got {steps!r}")
-    if step_size is not None:
-        convention = short_run(step_size)
-    if convention is not None:
-        if not isinstance(convention, StepSize):
-            raise TypeError(f"convention: expected a StepSize such as physics(eta), got {convention!r}")
-        return convention.coefficients(steps, device)
-    if not isinstance(coefficients, Tensor) or coefficients.shape != (steps, 3):
-        got = list(coefficients.shape) if isinstance(coefficients, Tensor) else type(coefficients).__name__
-        raise ValueError(f"coefficients: expected a tensor [steps={steps}, 3] of (a, b, t), got {got}")
-    return coefficients.detach().to(torch.float32)
-
-
-def _scale(reference_scale: float | Tensor, z: Tensor) -> Tensor:
-    def wrong() -> ValueError:
-        return ValueError(f"reference_scale: expected numbers > 0, one or [{z.shape[1]}], got {reference_scale}")
-
-    if isinstance(reference_scale, int | float):
-        if not (reference_scale > 0 and math.isfinite(reference_scale)):
-            raise wrong()
-        return z.new_full((z.shape[1],), reference_scale)
-    scale = torch.as_tensor(reference_scale).detach().to(z)
-    if scale.dim() > 1 or scale.numel() not in (1, z.shape[1]):
-        raise wrong()
-    if not torch.compiler.is_compiling() and not bool((scale > 0).all()):
-        raise wrong()
-    return scale.expand(z.shape[1]).contiguous()
-
-
-def _bounded(e: Tensor, bound: float | None) -> Tensor:
-    return e if bound is None else bound * torch.tanh(e / bound)
-
-
-def _any_energy(
-    energy: Energy,
-    z: Tensor,
-    coefficients: Tensor,
-    rng: Tensor,
-    bound: float | None,
-    negate: bool,
-    record_every: int,
-    statistics: bool,
-    **hold: object,
-) -> Chain:
-    """The K-step loop for an energy that is not an MLP: autograd for the gradient, one operator for the update."""
-
-    def value(z: Tensor) -> Tensor:
-        e = energy(z)
-        if not isinstance(e, Tensor) or e.numel() != len(z):
-            raise ValueError(f"energy: expected one value per row, [{len(z)}], got {getattr(e, 'shape', type(e))}")
-        return _bounded(-e.reshape(-1) if negate else e.reshape(-1), bound)
-
-    steps, rows = len(coefficients), len(z)
-    states, energies = [], []
-    totals = z.new_zeros(3, rows if statistics else 0)
-    for k in range(steps):
-        # A caller in inference mode sees no difference; the clone is an ordinary tensor.
-        with torch.inference_mode(False), torch.enable_grad():
-            leaf = z.detach().clone().requires_grad_()
-            e = value(leaf)
-            (grad,) = torch.autograd.grad(e.sum(), leaf)
-        before, z = z, ops.langevin_update(z, grad, coefficients, rng, k, **hold)  # type: ignore[arg-type]
-        if statistics:
-            totals += torch.stack((e.detach(), grad.norm(dim=1), (z - before).norm(dim=1)))
-        if record_every and (k + 1) % record_every == 0:
-            states.append(z)
-            with torch.no_grad():
-                energies.append(value(z))
-    kept = torch.stack(states) if states else z.new_empty(0, *z.shape)
-    return Chain(
-        z if steps else z.clone(),
-        kept,
-        torch.stack(energies) if energies else z.new_empty(0, rows),
-        *(totals / max(1, steps)),
-    )
+from .target import Clamp, Energy, Target
 
 
 def langevin(
@@ -137,7 +26,7 @@ def langevin(
     reference_scale: float | Tensor = 1.0,
     bound: float | None = None,
     grad_clip: float | None = None,
-    clamp: tuple[float | None, float | None] | None = None,
+    clamp: Clamp | None = None,
     negate: bool = False,
     seed: int | Tensor | None = None,
     offset: int = 0,
@@ -148,68 +37,73 @@ def langevin(
     backend: str = "auto",
     check: str = "auto",
     return_info: bool = False,
+    event_dims: int = 1,
 ) -> Tensor | tuple[Tensor, LangevinInfo]:
-    """`steps` unadjusted Langevin steps of U = E - log p_0 from every row of `z0` [B, d]; returns z [B, d], detached.
+    """`steps` unadjusted Langevin steps of U = E - log p_0 from every state of z0 [.., d]; returns z like z0, detached.
 
-    `energy`: an `EnergyMLP`, an `nn.Sequential` recognised as one, or a callable z [B, d] -> [B] or [B, 1]; low is
-    probable, `negate=True` says that it gives f = -E. Exactly one of `step_size` (short-run: a = s^2/2, b = s),
-    `convention` (`physics(eta)`, `welling_teh(eps)`, ..) and `coefficients` [steps, 3] = (a, b, t).
-    `reference`: "laplace", "normal" or None, with `reference_scale` a number or [d]. `bound` c makes E into
-    c tanh(E / c); `grad_clip` caps |dE/dz| per chain and step; `clamp` = (lo, hi) the state.
+    `energy`: an `EnergyMLP`, an `nn.Sequential` recognised as one (parameters live, weight and spectral norm included),
+    or a callable z [B, d] -> [B] or [B, 1], which runs step by step with autograd; low is probable, `negate=True` says
+    that it gives f = -E. Exactly one of `step_size` (short-run: a = s^2/2, b = s; a number or one a step), `convention`
+    (`physics(eta)`, `welling_teh(eps)`, ..) and `coefficients` [steps, 3] = (a, b, t). `reference`: "laplace", "normal"
+    or None, with `reference_scale` a number or [d]. `bound` c makes E into c tanh(E / c); `grad_clip` caps |dE/dz| per
+    chain and step; `clamp` = (lo, hi) the state. `event_dims` > 1: a state has that many dimensions, as an image of
+    [C, H, W] has 3; a callable sees [B, *event]. float64 is served by the reference backend (`info.backend`).
 
     Noise depends on (seed, offset + step, chain_offset + row) alone: a batch may be split over rows, and K over calls
-    with advanced offsets, and give the same chains. Without `seed` one is drawn from `generator` or torch's default.
+    with advanced offsets, and give the same chains. Without `seed` one 64-bit integer is drawn from `generator`, else
+    from torch's default generator on z0's device, and that is all a call takes of it.
     `check`: "auto" raises `NonFiniteChains` in eager CPU calls and where info is returned, "raise" always, "off" never.
-    With `return_info` also a `LangevinInfo`. Errors: ValueError or TypeError naming the argument.
+    `record_every` n with `return_info` keeps every n-th state and energy in the `LangevinInfo`.
+    Errors: ValueError or TypeError naming the argument; RuntimeError for derivatives asked of a sample.
     """
-    if not isinstance(z0, Tensor):
-        raise TypeError(f"z0: expected a tensor [B, d], got {type(z0).__name__}")
-    checks.tensor("z0", z0, (None, None))
-    if check not in ("auto", "raise", "off"):
-        raise ValueError(f"check: expected 'auto', 'raise' or 'off', got {check!r}")
+    checked = wants_check(check, return_info, z0) if isinstance(z0, Tensor) else False
     if record_every is not None and (record_every < 1 or not return_info):
         raise ValueError(f"record_every: expected an integer >= 1 together with return_info=True, got {record_every}")
-    z0 = z0.detach()
-    table = _table(steps, step_size, convention, coefficients, z0.device)
+    target = Target(
+        energy, z0, reference=reference, reference_scale=reference_scale, bound=bound, negate=negate,
+        event_dims=event_dims, precision=precision, backend=backend, grad_clip=grad_clip, clamp=clamp,
+    )  # fmt: skip
+    coefficients = table(steps, step_size, convention, coefficients, z0.device)
     rng = rng_state(seed, offset, chain_offset, device=z0.device, generator=generator)
-    hold = {
-        "reference": reference or "none",
-        "reference_scale": _scale(reference_scale, z0),
-        "grad_clip": grad_clip,
-        "clamp": clamp or (None, None),
-    }
-    checks.positive("bound", bound)
-    net = recognise(energy)
-    if isinstance(net, Network):
-        net = (net.negated() if negate else net).detached()
-        chain = ops.langevin(
-            z0, net.weights, net.biases, table, rng, activation=net.activation, slope=net.slope, bound=bound,
-            record_every=record_every or 0, statistics=return_info, precision=precision, backend=backend, **hold,  # type: ignore[arg-type]
-        )  # fmt: skip
-    elif callable(energy):
-        hold["backend"] = backend
-        chain = _any_energy(energy, z0, table, rng, bound, negate, record_every or 0, return_info, **hold)
-    else:
-        raise TypeError(f"energy: expected a module or a callable z [B, d] -> [B], got {type(energy).__name__}")
-
-    eager_cpu = z0.device.type == "cpu" and not torch.compiler.is_compiling()
-    lost = None
-    if check == "raise" or (check == "auto" and (return_info or eager_cpu)):
-        finite = torch.isfinite(chain.z).all(dim=1)
-        lost = int((~finite).sum())
-        if lost:
-            raise NonFiniteChains(_explain(lost, chain, table, finite))
+    chain = _run(target, coefficients, rng, record_every or 0, return_info)
+    if checked:
+        refuse_lost(target, chain.z, coefficients, chain.grad_norm if return_info else None)
+    z = target.restored(chain.z)
     if not return_info:
-        return chain.z
-    return chain.z, LangevinInfo(*chain[1:], non_finite=lost, coefficients=table, rng=rng)
+        return z
+    return z, LangevinInfo(
+        **shaped(target, chain), non_finite=0 if checked else None, coefficients=coefficients.clone(), rng=rng,
+        backend=target.served_by("langevin"),
+    )  # fmt: skip
 
 
-def _explain(lost: int, chain: Chain, table: Tensor, finite: Tensor) -> str:
-    a, b, _ = table.max(dim=0).values.tolist()
-    norm = chain.grad_norm[finite] if len(chain.grad_norm) else chain.grad_norm
-    seen = f", mean |dE/dz| of the finite ones {float(norm.mean()):.4g}" if len(norm) else ""
-    return (
-        f"{lost} of {len(chain.z)} chains are not finite after {len(table)} steps "
-        f"(largest a={a:.4g}, b={b:.4g}{seen}). "
-        "Take smaller steps, or hold the energy with bound=, grad_clip= or a spectral norm."
-    )
+def _run(target: Target, coefficients: Tensor, rng: Tensor, record_every: int, statistics: bool) -> Chain:
+    net = target.network
+    if net is None:
+        return _loop(target, coefficients, rng, record_every, statistics)
+    return ops.langevin(
+        target.rows, net.weights, net.biases, coefficients, rng, record_every=record_every, statistics=statistics,
+        **target.arguments(), **target.hold,
+    )  # fmt: skip
+
+
+def _loop(target: Target, coefficients: Tensor, rng: Tensor, record_every: int, statistics: bool) -> Chain:
+    """An energy that is not an MLP: autograd for its gradient, one operator for the update."""
+    steps, rows = len(coefficients), len(target.rows)
+    update = ops.updates(target.rows, coefficients, rng, backend=target.backend, **target.hold)
+    states, energies = [], []
+    # A caller in inference mode sees no difference; the clone is an ordinary tensor.
+    with torch.inference_mode(False), torch.enable_grad():
+        z = target.rows.clone()
+        totals = z.new_zeros(3, rows if statistics else 0)
+        for k in range(steps):
+            e, grad = target.differentiate(z.requires_grad_())
+            before, z = z.detach(), update(z.detach(), grad, k)
+            if statistics:
+                totals += torch.stack((e, grad.norm(dim=1), (z - before).norm(dim=1)))
+            if record_every and (k + 1) % record_every == 0:
+                states.append(z.detach())
+                energies.append(target.energy(z))
+    kept = torch.stack(states) if states else z.new_empty(0, *z.shape)
+    left = torch.stack(energies) if energies else z.new_empty(0, rows)
+    return Chain(z.detach(), kept, left, *(totals / max(1, steps)))

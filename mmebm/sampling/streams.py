@@ -1,13 +1,15 @@
-"""Where noise comes from: (seed, offset, first chain) triples and the bookkeeping of offsets."""
+"""Where noise comes from: (seed, offset, first chain) triples, the bookkeeping of offsets, chains that go on."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from mmebm.kernels.reference.noise import choose
 
-__all__ = ["Stream", "choose", "fresh_seed", "rng_state"]
+__all__ = ["Chains", "Stream", "advanced", "choose", "fresh_seed", "rng_state"]
 
 
 def fresh_seed(device: torch.device | str = "cpu", generator: torch.Generator | None = None) -> Tensor:
@@ -39,6 +41,11 @@ def rng_state(
     return torch.tensor([signed, offset, first_chain], dtype=torch.int64, device=device)
 
 
+def advanced(rng: Tensor, steps: int) -> Tensor:
+    """The state `steps` steps on."""
+    return rng + rng.new_tensor([0, steps, 0])
+
+
 class Stream:
     """A seed and an offset that only moves forward: two takes never share noise."""
 
@@ -50,3 +57,26 @@ class Stream:
         rng = rng_state(self.seed, self.offset, self.first_chain, device=self.device)
         self.offset += steps
         return rng
+
+
+class Chains:
+    """Chains that go on from call to call, a share of them restarted (Tieleman 2008), or that always start afresh."""
+
+    def __init__(self, stream: Stream, persistent: bool = False, restart: float = 0.0) -> None:
+        self.stream, self.persistent, self.restart = stream, persistent, restart
+        self.states: Tensor | None = None  # [n, ..], where persistent chains stand
+
+    def advance(
+        self, n: int, steps: int, start: Callable[[Tensor], Tensor], run: Callable[[Tensor, Tensor], Tensor]
+    ) -> Tensor:
+        """`run(z, rng)` from where the chains stand, or from `start(rng)` [n, ..] for fresh and restarted ones.
+
+        Takes 1 step of the stream for the starts, 1 for the choice of what restarts where chains go on, and `steps`.
+        """
+        z = start(self.stream.take(1))
+        if self.persistent and self.states is not None:
+            restarted = choose(self.stream.take(1), n, 1 << 31) < self.restart * 2.0**31
+            z = torch.where(restarted.view(-1, *(1,) * (z.dim() - 1)), z, self.states)
+        z = run(z, self.stream.take(steps))
+        self.states = z if self.persistent else None
+        return z

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mmebm.priors import EnergyPrior
-from mmebm.sampling.streams import Stream, choose
+from mmebm.sampling.streams import Chains, Stream
 
 from .build import build_prior
 from .config import EnergyTrainConfig, PriorConfig
@@ -39,27 +39,21 @@ class EnergyUpdate:
         parameters = [p for p in prior.parameters() if p.requires_grad]
         self.optimiser = torch.optim.Adam(parameters, lr=config.learning_rate, betas=config.betas)
         self.updates = 0
-        self.chains: Tensor | None = None
+        self.chains = Chains(stream, config.persistent, config.reinitialise)
 
     def negatives(self) -> Tensor:
         """[chains, d]: `steps` more steps of the persistent chains, or of fresh ones."""
-        config, count = self.config, self.config.chains
-        start = self._from_reference(count)
-        if config.persistent and self.chains is not None:
-            chosen = choose(self.stream.take(1), count, 1 << 31) < config.reinitialise * 2.0**31
-            start = torch.where(chosen.unsqueeze(1), start, self.chains)
-        rng = self.stream.take(config.steps)
-        z = self.prior.chain(
-            start, steps=config.steps, step_size=config.step_size, seed=rng[0], offset=int(rng[1]), check="off"
-        )
-        if not isinstance(z, Tensor):
-            raise TypeError("a chain without info is a tensor")
-        self.chains = z if config.persistent else None
-        return z
+        config, prior = self.config, self.prior
 
-    def _from_reference(self, count: int) -> Tensor:
-        rng = self.stream.take(1)
-        return self.prior.sample_reference(count, seed=int(rng[0]), offset=int(rng[1]))
+        def start(rng: Tensor) -> Tensor:
+            return prior.sample_reference(config.chains, seed=int(rng[0]), offset=int(rng[1]))
+
+        def run(z: Tensor, rng: Tensor) -> Tensor:
+            return prior.chain(  # type: ignore[return-value]
+                z, steps=config.steps, step_size=config.step_size, seed=rng[0], offset=int(rng[1]), check="off"
+            )
+
+        return self.chains.advance(config.chains, config.steps, start, run)
 
     def step(self, positives: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
         """One update from positives [n, d] and their weights [n], which sum to 1 (default uniform)."""

@@ -115,8 +115,8 @@ class Trainer:
         tensors = _optimiser_tensors("model", self.optimiser)
         if self.energy is not None:
             tensors |= _optimiser_tensors("energy", self.energy.optimiser)
-            if self.energy.chains is not None:
-                tensors["chains"] = self.energy.chains
+            if self.energy.chains.states is not None:
+                tensors["chains"] = self.energy.chains.states
         return tensors
 
     def counters(self) -> dict[str, Any]:
@@ -129,7 +129,7 @@ class Trainer:
         if self.energy is not None:
             self.energy.updates, self.energy.stream.offset = counters["energy"]["updates"], counters["energy"]["offset"]
             _load_optimiser("energy", self.energy.optimiser, tensors)
-            self.energy.chains = tensors.get("chains")
+            self.energy.chains.states = tensors.get("chains")
 
 
 def _optimiser_tensors(name: str, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.nn.utils import parametrizations
 import mmebm
 from mmebm.energy import Network, recognise
 from mmebm.kernels import ops
+from mmebm.sampling import target
 
 DIM = 5
 
@@ -117,8 +119,9 @@ def test_an_error_names_the_argument(change: dict[str, Any], error: type[Excepti
     ("z0", "error", "message"),
     [
         ([[0.0] * DIM], TypeError, "z0: expected a tensor"),
-        (torch.zeros(DIM), ValueError, r"z0: expected shape \[\*, \*\], got float32 \[5\]"),
-        (torch.zeros(2, DIM, dtype=torch.int64), TypeError, "z0: expected float32 or float64, got int64"),
+        (torch.tensor(0.0), ValueError, r"event_dims: expected 1 to 0, the dimensions of z0, got 1"),
+        (torch.zeros(2, DIM, dtype=torch.int64), TypeError, "z0: expected float32 or float64, got torch.int64"),
+        (torch.zeros(2, DIM, dtype=torch.bfloat16), TypeError, "z0: expected float32 or float64, got torch.bfloat16"),
         (
             torch.zeros(2, DIM + 1, dtype=torch.float64),
             ValueError,
@@ -212,6 +215,13 @@ OPTIONS: list[dict[str, Any]] = [
     {"clamp": (-0.5, 0.5)},
 ]
 
+
+def old_weight_norm(linear: nn.Linear) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # it is deprecated, and used
+        return nn.utils.weight_norm(linear)
+
+
 RECOGNISED: dict[str, Callable[[], nn.Module]] = {
     "silu": sequential,
     "gelu": lambda: sequential(nn.GELU()),
@@ -229,7 +239,14 @@ RECOGNISED: dict[str, Callable[[], nn.Module]] = {
     "energy_mlp": lambda: mmebm.EnergyMLP(DIM, (6, 7), "leaky_relu").double(),
     "spectral": lambda: mmebm.EnergyMLP(DIM, (6,), "tanh", spectral_norm=3.0).double().eval(),
     "flat": lambda: mmebm.EnergyMLP(DIM, ()).double(),
-}
+    "idle_dropout": lambda: nn.Sequential(
+        nn.Linear(DIM, 4), nn.Dropout(0.5), nn.SiLU(), nn.Linear(4, 1)
+    ).double().eval(),
+    "old_spectral_norm": lambda: nn.Sequential(
+        nn.utils.spectral_norm(nn.Linear(DIM, 4)), nn.SiLU(), nn.Linear(4, 1)
+    ).double().eval(),
+    "old_weight_norm": lambda: nn.Sequential(old_weight_norm(nn.Linear(DIM, 4)), nn.SiLU(), nn.Linear(4, 1)).double(),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda o: "-".join(o) or "plain")
@@ -296,6 +313,11 @@ def hooked() -> nn.Module:
     return net
 
 
+def pre_hooked(module: nn.Module) -> nn.Module:
+    module.register_forward_pre_hook(lambda _, inputs: (2.0 * inputs[0],))
+    return module
+
+
 GENERAL: dict[str, Callable[[], nn.Module]] = {
     "activation": lambda: sequential(nn.Mish()),
     "elu_alpha": lambda: sequential(nn.ELU(alpha=0.5)),
@@ -311,9 +333,8 @@ GENERAL: dict[str, Callable[[], nn.Module]] = {
     "own_forward": lambda: Twisted(nn.Linear(DIM, 4), nn.SiLU(), nn.Linear(4, 1)).double(),
     "own_linear": lambda: nn.Sequential(Doubled(DIM, 4), nn.SiLU(), nn.Linear(4, 1)).double(),
     "hooked": hooked,
-    "old_weight_norm": lambda: nn.Sequential(
-        nn.utils.spectral_norm(nn.Linear(DIM, 4)), nn.SiLU(), nn.Linear(4, 1)
-    ).double().eval(),
+    "normed_activation": lambda: nn.Sequential(nn.Linear(DIM, 4), pre_hooked(nn.SiLU()), nn.Linear(4, 1)).double(),
+    "pre_hooked": lambda: nn.Sequential(pre_hooked(nn.Linear(DIM, 4)), nn.SiLU(), nn.Linear(4, 1)).double(),
 }  # fmt: skip
 
 
@@ -324,6 +345,30 @@ def test_what_is_more_than_an_mlp_goes_the_general_path(kind: str, fused: list[i
     got = sample(net, z)
     assert not fused
     assert torch.equal(got, sample(lambda z: net(z), z))
+
+
+def test_an_active_dropout_goes_the_general_path() -> None:
+    net = nn.Sequential(nn.Linear(DIM, 4), nn.Dropout(0.5), nn.SiLU(), nn.Linear(4, 1))
+    assert "Dropout" in recognise(net)
+    assert isinstance(recognise(net.eval()), Network)
+
+
+def test_an_unsupported_layer_is_named_once() -> None:
+    target._told.clear()
+    nets = [sequential(nn.Mish()), sequential(nn.Hardswish()), sequential(nn.Mish())]
+    for net, expected in zip(nets, ("Mish", "Hardswish", None), strict=True):
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            sample(net, start())
+        assert [expected] == [next(n for n in ("Mish", "Hardswish") if n in str(w.message)) for w in told] or not told
+        assert bool(told) == bool(expected)
+        assert all(w.filename == __file__ for w in told), "the warning points at the caller"
+
+
+def test_a_callable_is_told_nothing() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sample(quadratic, start())
 
 
 @pytest.mark.parametrize("norm", [parametrizations.weight_norm, parametrizations.spectral_norm])
@@ -436,7 +481,7 @@ def test_lost_chains_are_counted(options: dict[str, Any]) -> None:
     with pytest.raises(mmebm.NonFiniteChains) as error:
         sample(quartic, runaway(), **LOST, **options)
     message = str(error.value)
-    assert message.startswith("3 of 5 chains are not finite after 20 steps (largest a=0.5, b=0.125")
+    assert message.startswith("3 of 5 chains are not finite after 20 steps: 2, 3, 4 (largest a=0.5, b=0.125")
     assert ("mean |dE/dz| of the finite ones" in message) == ("return_info" in options)
 
 

@@ -132,7 +132,7 @@ def test_one_update_is_the_gradient_by_hand(
     weights = weights if weighted else torch.full((len(z),), 1.0 / len(z))
 
     negatives = walked(before, reference_start(before, 0), 1)
-    torch.testing.assert_close(update.chains.double(), negatives, **SINGLE)
+    torch.testing.assert_close(update.chains.states.double(), negatives, **SINGLE)
     p = parameters(before)
     moved = [n for n in p if n != "log_scale" or learn_scale]
     loss = loss_by_hand(before, p, z.detach(), weights, negatives, regularisation)
@@ -173,7 +173,7 @@ def test_a_learned_scale_moves_by_e_q_minus_e_p(reference: str) -> None:
     update = updating(prior)
     z, weights = positives()
     update.step(z, weights)
-    u_q, u_p = z.double().abs() / scale, update.chains.double().abs() / scale
+    u_q, u_p = z.double().abs() / scale, update.chains.states.double().abs() / scale
     # d log p_0 / d log s = |u| - 1 (laplace), u^2 - 1 (normal)
     power = 1 if reference == "laplace" else 2
     by_hand = (weights.double().unsqueeze(1) * (u_q**power - 1)).sum(0) - (u_p**power - 1).mean(0)
@@ -256,7 +256,7 @@ def test_persistent_chains_go_on() -> None:
     seen = starts_and_ends(update)
     torch.testing.assert_close(seen[0][0].double(), reference_start(prior, 0), **SINGLE)
     assert torch.equal(seen[1][0], seen[0][1]) and torch.equal(seen[2][0], seen[1][1])
-    assert torch.equal(update.chains, seen[2][1])
+    assert torch.equal(update.chains.states, seen[2][1])
     # Second update: one step of the stream for draws of p_0, one for the choice, then the chains' own.
     torch.testing.assert_close(seen[1][1].double(), walked(prior, seen[1][0], 1 + STEPS + 2), **SINGLE)
 
@@ -284,7 +284,7 @@ def test_fresh_chains_start_anew() -> None:
     prior = tiny()
     update = updating(prior, persistent=False, learning_rate=1e-9)
     seen = starts_and_ends(update)
-    assert update.chains is None
+    assert update.chains.states is None
     for (start, end), offset in zip(seen, (0, 1 + STEPS, 2 * (1 + STEPS)), strict=True):
         torch.testing.assert_close(start.double(), reference_start(prior, offset), **SINGLE)
         torch.testing.assert_close(end.double(), walked(prior, start, offset + 1), **SINGLE)
