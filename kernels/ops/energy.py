@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import checks, dispatch
+from .. import checks, dispatch, reference
 from ..reference import MLP, energy_double_backward
-from .register import NET, WHERE, fake, gradient, operator, sampler
+from .register import NET, WHERE, fake, gradient, operator, sampler, transformed
 
 
 @operator("energy", f"(Tensor z, {NET}, {WHERE}) -> Tensor")
@@ -111,7 +111,14 @@ def energy(
     precision: str | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    """E(z) of an MLP: [B, d] -> [B], as c tanh(E / c) where `bound` c is given. Differentiable in z and parameters."""
+    """E(z) of an MLP: [B, d] -> [B], as c tanh(E / c) where `bound` c is given. Differentiable in z and parameters.
+
+    Inside torch.func's transforms and forward-mode derivatives, which operators of a library do not take part in, it is
+    the reference's plain PyTorch, on every backend.
+    """
+    if transformed():
+        checks.network(z, weights, biases, activation, bound)
+        return reference.energy(z, reference.MLP(weights, biases, activation, slope, bound))
     return torch.ops.mmebm.energy(z, list(weights), list(biases), activation, slope, bound, precision or "", backend)
 
 

@@ -43,13 +43,20 @@ def gradient(name: str, backward: Callable[..., Any], save: Callable[..., None])
     torch.library.register_autograd(f"mmebm::{name}", backward, setup_context=save, lib=_library)
 
 
+def transformed() -> bool:
+    """Whether the caller is inside a transform of torch.func, or forward-mode derivatives are on, in eager code."""
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._functorch.peek_interpreter_stack() is not None or torch.autograd.forward_ad._current_level >= 0
+
+
 def _watched() -> bool:
     """Whether tracing, a mode, a transform or a profiler wants to see the operators that are called."""
     return (
         torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._is_torch_function_mode_enabled()
-        or torch._C._functorch.peek_interpreter_stack() is not None
+        or transformed()
         or torch.autograd._profiler_enabled()
     )
 

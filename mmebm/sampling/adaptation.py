@@ -1,4 +1,4 @@
-"""Step sizes that find themselves in warm-up: dual averaging of the log step on the acceptance of all chains."""
+"""Step sizes that find themselves in warm-up, on the acceptance of all chains."""
 
 from __future__ import annotations
 
@@ -16,26 +16,34 @@ State = TypeVar("State")
 ROUNDS = 64
 
 
-class DualAveraging:
-    """log of a factor on the step size, moved until acceptance meets its target (Hoffman and Gelman 2014, 3.2)."""
+class Adaptation:
+    """log of a factor on the step size, moved until acceptance meets its target: stochastic approximation.
 
-    def __init__(self, target: float, *, gamma: float = 0.05, delay: float = 10.0, decay: float = 0.75) -> None:
-        self.target, self.gamma, self.delay, self.decay = target, gamma, delay, decay
-        self.rounds = 0
-        self.shortfall = 0.0
-        self.current = self.averaged = 0.0
+    After a round, log factor += gain (1 + crossings)^-decay (acceptance - target); only a change of the difference's
+    sign makes the gain smaller (Kesten 1958), so that a step a thousand times too small is left in some ten rounds. The
+    outcome is the mean over the second half of the rounds since the first change (Polyak and Juditsky 1992).
+    """
+
+    def __init__(self, target: float, *, gain: float = 3.0, decay: float = 0.6) -> None:
+        self.target, self.gain, self.decay = target, gain, decay
+        self.current = 0.0
+        self.crossings = 0
+        self.last = 0.0
+        self.path: list[float] = []  # since the first crossing
+
+    @property
+    def outcome(self) -> float:
+        half = self.path[len(self.path) // 2 :]
+        return sum(half) / len(half) if half else self.current
 
     def update(self, acceptance: float) -> None:
         """One round's mean acceptance; NaN, where all chains are lost, counts as none accepted."""
-        acceptance = acceptance if math.isfinite(acceptance) else 0.0
-        self.rounds += 1
-        n = self.rounds
-        weight = 1.0 / (n + self.delay)
-        self.shortfall = (1.0 - weight) * self.shortfall + weight * (self.target - acceptance)
-        # Towards ten times the given step, as a step that is too small costs more to leave than one too large.
-        self.current = math.log(10.0) - math.sqrt(n) / self.gamma * self.shortfall
-        share = n**-self.decay
-        self.averaged = share * self.current + (1.0 - share) * self.averaged
+        difference = (acceptance if math.isfinite(acceptance) else 0.0) - self.target
+        self.crossings += difference * self.last < 0.0
+        self.last = difference
+        self.current += self.gain * (1 + self.crossings) ** -self.decay * difference
+        if self.crossings:
+            self.path.append(self.current)
 
 
 def scaled(convention: StepSize, factor: float) -> StepSize:
@@ -55,13 +63,13 @@ def warm_up(
 
     `run(state, convention, first, count)` makes steps first..first+count-1 and gives each chain's acceptance.
     """
-    averaging = DualAveraging(target_acceptance)
+    adaptation = Adaptation(target_acceptance)
     size = max(1, math.ceil(steps / ROUNDS))
     for first in range(0, steps, size):
-        now = scaled(convention, math.exp(averaging.current))
+        now = scaled(convention, math.exp(adaptation.current))
         state, acceptance = run(state, now, first, min(size, steps - first))
-        averaging.update(float(acceptance.mean()))
-    return state, scaled(convention, math.exp(averaging.averaged))
+        adaptation.update(float(acceptance.mean()))
+    return state, scaled(convention, math.exp(adaptation.outcome))
 
 
 def check_warm_up(warmup: int, target_acceptance: float, convention: StepSize | None) -> None:

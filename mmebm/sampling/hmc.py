@@ -95,6 +95,7 @@ class _Trajectories:
 
     def __init__(self, target: Target, rng: Tensor, leapfrog: int) -> None:
         self.target, self.rng, self.leapfrog = target, rng, leapfrog
+        self.backend = target.served_by("energy_and_grad")
         self.z = target.rows.clone()
         self.energy, self.grad, self.potential, self.force = self._evaluate(self.z)
 
@@ -109,7 +110,7 @@ class _Trajectories:
         """One trajectory; which chains accepted, as numbers [N]."""
         rng = advanced(self.rng, k)
         rows, dim = self.z.shape
-        start = ops.draw(rng, 1, rows, dim, law="normal", purpose=MOMENTUM)[0].to(self.z.dtype)
+        start = ops.draw(rng, 1, rows, dim, law="normal", purpose=MOMENTUM, backend=self.backend)[0].to(self.z.dtype)
         z, p = self.z, start - 0.5 * size * self.force
         for i in range(self.leapfrog):
             z = z + size * p

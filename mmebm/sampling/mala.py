@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -97,7 +99,8 @@ def run_mala(
     lower, upper = held.pop("clamp")
     checked = reference.Constraints(held["reference"], held["reference_scale"], held["grad_clip"], lower, upper)
     ops.check_loop(z, coefficients, rng, checked)
+    draw = partial(ops.draw, backend=target.served_by("mala"))
     with torch.inference_mode(False):
         return reference.adjusted(
-            z.clone(), target.energy_and_grad, coefficients, rng, checked, record_every, statistics, draw=ops.draw
+            z.clone(), target.energy_and_grad, coefficients, rng, checked, record_every, statistics, draw
         )

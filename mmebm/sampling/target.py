@@ -46,7 +46,7 @@ class Target:
             raise TypeError(f"z0: expected float32 or float64, got {z0.dtype} {list(z0.shape)}")
         if event_dims < 1 or event_dims > z0.dim():
             raise ValueError(f"event_dims: expected 1 to {z0.dim()}, the dimensions of z0, got {event_dims}")
-        _refuse_derivatives(z0)
+        refuse_transforms("z0", z0)
         split = z0.dim() - event_dims
         self.batch, self.event = z0.shape[:split], z0.shape[split:]
         self.rows = z0.detach() if z0.dim() == 2 and event_dims == 1 else z0.detach().reshape(-1, self.event.numel())
@@ -61,6 +61,7 @@ class Target:
         net = recognise(energy)
         self.network: Network | None = None
         if isinstance(net, Network) and event_dims == 1:
+            refuse_transforms("energy", net.weights[0])
             self.network = (net.negated() if negate else net).detached()
         elif callable(energy):
             if isinstance(energy, nn.Sequential) and isinstance(net, str):
@@ -87,11 +88,11 @@ class Target:
 
     def restored(self, rows: Tensor) -> Tensor:
         """[.., N, d] in the caller's shape: [.., *batch, *event]."""
-        return rows if rows.shape[-2:] == (*self.batch, *self.event) else rows.view(*rows.shape[:-2], *self.shape)
+        return rows if rows.shape[-2:] == (*self.batch, *self.event) else rows.view((*rows.shape[:-2], *self.shape))
 
     def restored_chains(self, values: Tensor) -> Tensor:
         """[.., N] -> [.., *batch]."""
-        return values if len(self.batch) == 1 else values.view(*values.shape[:-1], *self.batch)
+        return values if len(self.batch) == 1 else values.view((*values.shape[:-1], *self.batch))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -152,16 +153,19 @@ def _tell(reason: str) -> None:
     )
 
 
-def _refuse_derivatives(z0: Tensor) -> None:
+def refuse_transforms(name: str, tensor: Tensor) -> None:
+    """A chain inside torch.func would have gradients of 0, and mapped chains would share their noise: neither silently."""
     if torch.compiler.is_compiling():
         return
-    if torch._C._functorch.peek_interpreter_stack() is not None and torch._C._functorch.is_functorch_wrapped_tensor(z0):
+    inside = torch._C._functorch.peek_interpreter_stack() is not None
+    if (inside and torch._C._functorch.is_functorch_wrapped_tensor(tensor)) or (
+        torch.autograd.forward_ad._current_level >= 0
+        and torch.autograd.forward_ad.unpack_dual(tensor).tangent is not None
+    ):
         raise RuntimeError(
-            "z0: a chain's end is a sample, not a function to differentiate or map (torch.func): it has no gradient, "
-            "and mapped chains would share their noise. Give all chains as one batch [.., d], detached."
+            f"{name}: a chain's end is a sample, not a function to differentiate or to map (torch.func, forward mode): "
+            "draw it outside of the transform, all chains as one batch [.., d], and differentiate the energy at it"
         )
-    if torch.autograd.forward_ad._current_level >= 0 and torch.autograd.forward_ad.unpack_dual(z0).tangent is not None:
-        raise RuntimeError("z0: a chain's end is a sample, it has no tangent; detach z0")
 
 
 def _scale(reference_scale: float | Tensor, rows: Tensor, event: torch.Size) -> Tensor:
