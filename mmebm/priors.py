@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mmebm.energy import EnergyMLP, Network
 from mmebm.kernels import checks, ops
 from mmebm.kernels.reference.noise import REFERENCE_DRAW
-from mmebm.sampling import LangevinInfo, langevin
+from mmebm.sampling import LangevinInfo, LogPartition, langevin, log_partition
 from mmebm.sampling.conventions import Size
 from mmebm.sampling.streams import rng_state
 
@@ -141,3 +141,13 @@ class EnergyPrior(nn.Module):
             seed = int(rng_state(None, device=self.log_scale.device)[0])
         z = self.sample_reference(n, seed=seed, offset=offset, first_chain=first_chain)
         return self.chain(z, steps=steps, seed=seed, offset=offset, chain_offset=first_chain)  # type: ignore[return-value]
+
+    def log_partition(self, **options: Any) -> LogPartition:
+        """An estimate of log Z(alpha) by annealed importance sampling; options as in `mmebm.log_partition`.
+
+        p_alpha is that of E as `bound` has it; `grad_clip` and `clamp` hold chains and take no part.
+        """
+        return log_partition(
+            self.energy, self.dim, reference=self.reference, reference_scale=self.reference_scale.detach(),
+            bound=self.bound, device=self.log_scale.device, dtype=self.log_scale.dtype, **options,
+        )  # fmt: skip

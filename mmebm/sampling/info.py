@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,10 +13,8 @@ from torch import Tensor
 from mmebm.kernels.reference import Chain, MalaChain
 
 from .conventions import StepSize
+from .report import SamplerReport, summarise
 from .target import Target
-
-if TYPE_CHECKING:
-    from .report import SamplerReport
 
 NAMED = 8  # lost chains that a message names
 
@@ -52,8 +50,6 @@ class LangevinInfo:
 
     def report(self, discard: int = 0) -> SamplerReport:
         """Diagnostics of the recorded draws but the first `discard`. Errors: ValueError where nothing is recorded."""
-        from .report import summarise
-
         draws = _kept(self.trajectory, discard)
         acceptance = getattr(self, "acceptance", None)
         return summarise(
@@ -72,11 +68,11 @@ class LangevinInfo:
 
     def to_arviz(self, name: str = "z", discard: int = 0) -> Any:
         """The same as ArviZ's own data type. Errors: ImportError where arviz is not installed."""
+        groups = self.to_dict(name, discard)
         try:
             import arviz
         except ImportError as error:
             raise ImportError("to_arviz needs ArviZ (pip install arviz); to_dict needs nothing") from error
-        groups = self.to_dict(name, discard)
         if int(arviz.__version__.partition(".")[0]) >= 1:
             return arviz.from_dict(groups)
         return arviz.from_dict(**groups)

@@ -65,7 +65,7 @@ def langevin(
     )  # fmt: skip
     coefficients = table(steps, step_size, convention, coefficients, z0.device)
     rng = rng_state(seed, offset, chain_offset, device=z0.device, generator=generator)
-    chain = _run(target, coefficients, rng, record_every or 0, return_info)
+    chain = run_langevin(target, coefficients, rng, record_every or 0, return_info)
     if checked:
         refuse_lost(target, chain.z, coefficients, chain.grad_norm if return_info else None)
     z = target.restored(chain.z)
@@ -77,7 +77,10 @@ def langevin(
     )  # fmt: skip
 
 
-def _run(target: Target, coefficients: Tensor, rng: Tensor, record_every: int, statistics: bool) -> Chain:
+def run_langevin(
+    target: Target, coefficients: Tensor, rng: Tensor, record_every: int = 0, statistics: bool = False
+) -> Chain:
+    """K = len(coefficients) steps of the target's chains from its rows."""
     net = target.network
     if net is None:
         return _loop(target, coefficients, rng, record_every, statistics)

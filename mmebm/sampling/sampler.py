@@ -14,7 +14,7 @@ from mmebm.kernels.reference.noise import REFERENCE_DRAW
 
 from .conventions import Size, StepSize, short_run, table
 from .info import LangevinInfo
-from .langevin import langevin
+from .langevin import langevin, run_langevin
 from .streams import Chains, Stream, fresh_seed
 from .target import Energy, Target
 
@@ -75,7 +75,7 @@ class Langevin:
         z = torch.empty(0, *self.shape, device=self.device, dtype=self.dtype)
         target = Target(self.energy, z, event_dims=len(self.shape), **held)
         rng = torch.zeros(3, dtype=torch.int64, device=self.device)
-        ops.updates(target.rows, target.rows.new_zeros(1, 3, dtype=torch.float32), rng, **target.hold)
+        run_langevin(target, torch.zeros(0, 3, device=self.device), rng)
 
     @property
     def seed(self) -> int:

@@ -154,7 +154,7 @@ def _tell(reason: str) -> None:
 
 
 def refuse_transforms(name: str, tensor: Tensor) -> None:
-    """A chain inside torch.func would have gradients of 0, and mapped chains would share their noise: neither silently."""
+    """In torch.func a chain would have a gradient of 0, and mapped chains would share their noise: not silently."""
     if torch.compiler.is_compiling():
         return
     inside = torch._C._functorch.peek_interpreter_stack() is not None

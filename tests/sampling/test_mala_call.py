@@ -168,7 +168,7 @@ def test_hmc_leaves_the_target_as_it_is(reference: str, leapfrog: int) -> None:
 @pytest.mark.parametrize("energy", [net(torch.float32), lambda z: z.square().sum(1)], ids=["mlp", "callable"])
 def test_warm_up_meets_its_acceptance(sampler: Callable[..., Any], target: float, first: float, energy: Any) -> None:
     z = torch.randn(500, DIM)
-    # On a normal target leapfrog's acceptance rises and falls with the step; a Laplace reference has no such resonances.
+    # On a normal target leapfrog's acceptance rises and falls with the step: resonances, which a Laplace one has not.
     _, info = run(
         sampler, energy, z, reference="laplace", step_size=first, warmup=150, target_acceptance=target, steps=60,
         return_info=True,
@@ -200,7 +200,7 @@ def test_warm_up_is_reproducible_and_its_size_is_told() -> None:
 
 
 def test_adaptation_by_hand() -> None:
-    """Up, up, then down and up again: the gain falls with each change of direction, and the first leg is not averaged."""
+    """Up, up, down, up: the gain falls with each change of direction, and the first leg is not averaged."""
     adaptation = Adaptation(0.6)
     assert adaptation.current == adaptation.outcome == 0.0
     path = []
@@ -234,7 +234,7 @@ def test_bad_warm_up_is_refused(sampler: Callable[..., Any], change: dict[str, A
     [{"step_size": [0.1] * 12}, {"step_size": None, "coefficients": torch.tensor([[0.1, 0.2, 1.0]]).repeat(12, 1)}],
 )
 def test_a_schedule_is_not_adapted(size: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="^warmup: expected one step size to adapt"):
+    with pytest.raises(ValueError, match=r"^warmup: expected one step size to adapt"):
         run(mmebm.mala, net(), torch.randn(4, DIM).double(), warmup=10, **size)
 
 

@@ -235,7 +235,7 @@ def test_forward_mode() -> None:
     with torch.autograd.forward_ad.dual_level():
         dual = torch.autograd.forward_ad.make_dual(z, v)
         tangent = torch.autograd.forward_ad.unpack_dual(mlp(dual)).tangent
-        with pytest.raises(RuntimeError, match="^z0: a chain's end is a sample"):
+        with pytest.raises(RuntimeError, match=r"^z0: a chain's end is a sample"):
             mmebm.langevin(mlp, dual, **SETTINGS)
     torch.testing.assert_close(tangent, expected)
 
@@ -271,10 +271,10 @@ class _Draw(nn.Module):
 def test_a_learned_step_size_is_refused(sampler: Callable[..., Any]) -> None:
     z = torch.randn(6, DIM)
     size = torch.tensor(0.3, requires_grad=True)
-    with pytest.raises(ValueError, match="^step_size: expected numbers without a gradient"):
+    with pytest.raises(ValueError, match=r"^step_size: expected numbers without a gradient"):
         sampler(quadratic, z, steps=2, step_size=size)
     table = torch.tensor([[0.1, 0.2, 1.0]], requires_grad=True)
-    with pytest.raises(ValueError, match="^coefficients: expected a tensor without a gradient"):
+    with pytest.raises(ValueError, match=r"^coefficients: expected a tensor without a gradient"):
         sampler(quadratic, z, steps=1, coefficients=table)
 
 
