@@ -1,4 +1,5 @@
-"""`python -m bench list|run|report` for operators against contenders, `experiments` for recorded trainings."""
+"""`python -m bench list|run|report` for operators against contenders, `launches` for what a step launches on a GPU,
+`experiments` for recorded trainings."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench import cases, experiments
+from bench import cases, experiments, launches
 from bench.case import Case
 from bench.record import RESULTS, machine, read, replace
 from bench.report import report
@@ -32,6 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     for name in ("list", "run"):
         commands.choices[name].add_argument("--results", default="cpu", help="bench/results/NAME.csv, or a path")
     command.add_argument("results", nargs="?", default="cpu", help="bench/results/NAME.csv, or a path")
+    commands.add_parser("launches", help="kernels a GPU would launch for one Langevin step, by code")
     command = commands.add_parser("experiments", help="recorded training experiments")
     command.add_argument("what", nargs="?", choices=("list", "run", "report"), default="run")
     command.add_argument("name", nargs="*", metavar="NAME", help=", ".join(experiments.EXPERIMENTS))
@@ -92,6 +94,9 @@ def main() -> int:
     arguments = _parser().parse_args()
     if arguments.command == "experiments":
         return _experiments(arguments)
+    if arguments.command == "launches":
+        print(launches.table())
+        return 0
     path = _csv(arguments.results)
     if arguments.command == "list":
         _list(arguments.case, path)

@@ -114,10 +114,12 @@ _NORM_HOOKS = (WeightNorm, SpectralNorm)
 
 
 def _flatten(sequence: nn.Sequential) -> Iterator[nn.Module]:
-    for module in sequence:
+    """The modules that are called one after another, before them the sequences that they stand in."""
+    yield sequence
+    for module in sequence._modules.values():
         if isinstance(module, nn.Sequential):
             yield from _flatten(module)
-        elif not (isinstance(module, nn.Identity) or (isinstance(module, nn.Dropout) and not module.training)):
+        elif module is not None:
             yield module
 
 
@@ -125,13 +127,16 @@ def _altered(module: nn.Module) -> bool:
     """Whether calling `module` does more than its weights tell: by hooks, or by a forward of its own."""
     if module._forward_hooks or module._backward_hooks or module._backward_pre_hooks or "forward" in vars(module):
         return True
-    before = list(module._forward_pre_hooks.values())
-    if before and not (isinstance(module, nn.Linear) and all(isinstance(hook, _NORM_HOOKS) for hook in before)):
+    before = module._forward_pre_hooks
+    if before and not (isinstance(module, nn.Linear) and all(isinstance(h, _NORM_HOOKS) for h in before.values())):
         return True
-    return any(
-        isinstance(module, kind) and type(module).forward is not kind.forward
-        for kind in (EnergyMLP, nn.Sequential, nn.Linear)
-    )
+    kind = next((k for k in (nn.Linear, nn.Sequential, EnergyMLP) if isinstance(module, k)), None)
+    return kind is not None and type(module).forward is not kind.forward
+
+
+def _idle(module: nn.Module) -> bool:
+    """Whether it hands on what it is given, as a sequence does between its members."""
+    return isinstance(module, nn.Identity | nn.Sequential) or (isinstance(module, nn.Dropout) and not module.training)
 
 
 def _weight(linear: nn.Linear) -> Tensor:
@@ -145,25 +150,24 @@ def recognise(energy: Any) -> Network | str:
     """The network of an `EnergyMLP` or of an `nn.Sequential` of Linear and one activation; else the reason why not."""
     if not isinstance(energy, EnergyMLP | nn.Sequential):
         return f"{type(energy).__name__} is no EnergyMLP or nn.Sequential"
-    for module in energy.modules():
+    called = [energy, *energy.layers] if isinstance(energy, EnergyMLP) else list(_flatten(energy))
+    for module in called:
         if _altered(module):
             return f"{type(module).__name__} has hooks or a forward of its own"
     if isinstance(energy, EnergyMLP):
         return energy.network()
-    modules = list(_flatten(energy))
-    activations = modules[1::2]
-    found = set()
-    for module in activations:
-        known = _RECOGNISED.get(type(module), lambda _: None)(module)
-        if known is None:
-            return f"{module} is not a supported activation"
-        found.add(known)
-    linears = []
-    for module in modules[::2]:
-        if not isinstance(module, nn.Linear):
-            return f"{module} stands where a Linear is expected"
-        linears.append(module)
-    if len(linears) != len(activations) + 1 or linears[-1].out_features != 1:
+    modules = [module for module in called if not _idle(module)]
+    linears, found = [], set()
+    for place, module in enumerate(modules):
+        if isinstance(module, nn.Linear):
+            linears.append(module)
+        elif known := _RECOGNISED.get(type(module), lambda _: None)(module):
+            found.add(known)
+        else:
+            return f"{module} is neither a Linear nor a supported activation"
+        if isinstance(module, nn.Linear) == bool(place % 2):
+            return f"{module} stands where {'an activation' if place % 2 else 'a Linear'} is expected"
+    if len(modules) % 2 == 0 or linears[-1].out_features != 1:
         return "its last layer is not a Linear with one output"
     if len(found) > 1:
         return f"it mixes activations: {', '.join(sorted(name for name, _ in found))}"

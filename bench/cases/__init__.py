@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 from bench.case import Case, Family
-from bench.cases import draws, energy, experts, langevin, peers, training
+from bench.cases import draws, energy, experts, langevin, peers, sampler, training
 
 FAMILIES: tuple[Family, ...] = (
     *draws.FAMILIES,
@@ -14,6 +14,7 @@ FAMILIES: tuple[Family, ...] = (
     *energy.FAMILIES,
     *experts.FAMILIES,
     *peers.FAMILIES,
+    *sampler.FAMILIES,
     *training.FAMILIES,
 )
 

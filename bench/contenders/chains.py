@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.case import Call, Contender
 from bench.contenders import mlp
@@ -73,6 +73,26 @@ def langevin(loop: bool) -> dict[str, Contender]:
     if loop:
         found["torch.compile loop"] = Contender(_compiled_loop, gate="moments", steps_like="eager autograd")
     return found
+
+
+def loop_of_modules(module: Callable[[Chains], nn.Module]) -> Contender:
+    """The loop of a tidy user: their nn.Sequential, autograd.grad of its sum, drift and noise in place."""
+
+    def make(x: Chains, noise: Noise = fresh) -> Call:
+        net = module(x)
+
+        def call() -> Tensor:
+            z = x.z0.clone()
+            for k in range(x.steps):
+                z.requires_grad_(True)
+                (grad,) = torch.autograd.grad(net(z).sum(), z)
+                z = z.detach()
+                z = z - x.a * (grad + z.sign()) + x.b * noise(k, z)
+            return z
+
+        return call
+
+    return Contender(make, checked=lambda x: make(x, lambda k, _: x.noise[k]))
 
 
 def _mala(x: Chains) -> Call:

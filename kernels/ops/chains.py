@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import checks, dispatch
 from ..reference import MLP, Chain, Constraints, MalaChain
-from .register import HOLD, NET, WHERE, fake, operator, sample, sampler
+from .register import HOLD, NET, WHERE, fake, operator, sample, sampler, watched
 
 
 def _schema(outputs: int) -> str:
@@ -272,9 +272,12 @@ def updates(
 ) -> Callable[[Tensor, Tensor, int], Tensor]:
     """`langevin_update` as a function of (z, grad, step), for a loop over chains like z [B, d].
 
-    Arguments are checked now, and a step costs no dispatch; z and grad of a step are taken as given, of this z's shape,
-    dtype and device.
+    Arguments are checked now, and a step costs no dispatch unless a mode or a profiler watches; z and grad of a step are
+    taken as given, of this z's shape, dtype and device.
     """
     hold = Constraints(reference, reference_scale, grad_clip, *clamp)
     check_loop(z, coefficients, rng, hold)
+    if watched():
+        held = {"reference": reference, "reference_scale": reference_scale, "grad_clip": grad_clip, "clamp": clamp}
+        return lambda z, grad, step: langevin_update(z, grad, coefficients, rng, step, backend=backend, **held)  # type: ignore[arg-type]
     return dispatch.select(backend, "langevin_update", z.device, z.dtype).updates(coefficients, rng, hold)

@@ -50,7 +50,7 @@ def transformed() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None or torch.autograd.forward_ad._current_level >= 0
 
 
-def _watched() -> bool:
+def watched() -> bool:
     """Whether tracing, a mode, a transform or a profiler wants to see the operators that are called."""
     return (
         torch.compiler.is_compiling()
@@ -66,10 +66,15 @@ def sample(name: str, z: Tensor, *args: Any) -> Any:
 
     The dispatcher costs some 60 us a call on lists of tensors (torch 2.13), a tenth of a small chain.
     """
-    if _watched() or type(z) is not Tensor or z.requires_grad:
+    if watched() or type(z) is not Tensor or z.requires_grad or any(_requires_grad(a) for a in args[:2]):
         return getattr(torch.ops.mmebm, name)(z, *args)
-    with torch.no_grad():
-        return _BODIES[name](z, *args)
+    return _BODIES[name](z, *args)
+
+
+def _requires_grad(argument: Any) -> bool:
+    """Of a tensor, or of one in a list of weights or biases."""
+    tensors = argument if isinstance(argument, list) else (argument,)
+    return any(isinstance(t, Tensor) and t.requires_grad for t in tensors)
 
 
 def sampler(name: str) -> None:
