@@ -14,12 +14,14 @@ from mmebm.evaluation.coherence import (
     joint_result,
 )
 from mmebm.evaluation.frechet import frechet_distance
+from mmebm.evaluation.likelihood import LogLikelihood, joint_log_likelihood
 from mmebm.evaluation.probe import ProbeResult, linear_probe
 
 __all__ = [
     "Classifiers",
     "Collapse",
     "JointResult",
+    "LogLikelihood",
     "ProbeResult",
     "class_counts",
     "class_entropy",
@@ -27,6 +29,7 @@ __all__ = [
     "cross_coherence",
     "frechet_distance",
     "joint_coherence",
+    "joint_log_likelihood",
     "joint_result",
     "linear_probe",
     "load_or_train",
