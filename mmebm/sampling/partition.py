@@ -87,8 +87,8 @@ def log_partition(
     `energy`, `reference`, `reference_scale`, `bound` and `negate` as in `mmebm.langevin`; `shape` of one state. t runs
     over `schedule`, increasing from > 0 to 1, one value a transition; by default (k / steps)^2, denser where exp(-tE)
     p_0 changes fastest. The step size follows a pilot run that adapts it along t, unless `step_size` (short-run) is
-    given. `reverse` starts at draws of p_alpha, by `burn_in` MALA steps from p_0, and anneals back: it errs upwards
-    where the forward estimate errs downwards, as far as those draws are good.
+    given. `reverse` starts at draws of p_alpha, by the same transitions up from p_0 and `burn_in` more at t = 1, and
+    anneals back: it errs upwards where the forward estimate errs downwards, as far as those draws are good.
 
     Errors: ValueError where p_alpha may not be a distribution: a Laplace reference needs an energy that is bounded or
     has a Lipschitz constant below 1 / scale; it is computed for networks, `lipschitz` says it for a callable.
@@ -119,6 +119,8 @@ def log_partition(
     table = torch.tensor([(s * s / 2.0, s, u) for s, u in zip(sizes, t, strict=True)], device=where)
     z = target.rows
     if reverse:
+        # Up along t first: where E is steep, a chain that stands in a tail of p_0 at t = 1 would never move.
+        z = run_mala(target, z, table, stream.take(len(table))).z
         z = run_mala(target, z, table[-1:].expand(burn_in, 3).contiguous(), stream.take(burn_in)).z
         table = table[:-1].flip(0).contiguous()  # transitions at t_{K-1} .. t_1
     path = [1.0, *table[:, 2].tolist(), 0.0] if reverse else [0.0, *table[:, 2].tolist()]
