@@ -272,8 +272,8 @@ def updates(
 ) -> Callable[[Tensor, Tensor, int], Tensor]:
     """`langevin_update` as a function of (z, grad, step), for a loop over chains like z [B, d].
 
-    Arguments are checked now, and a step costs no dispatch unless a mode or a profiler watches; z and grad of a step are
-    taken as given, of this z's shape, dtype and device.
+    Arguments are checked now, and a step costs no dispatch unless a mode or a profiler watches; z and grad of a step
+    are taken as given, of this z's shape, dtype and device.
     """
     hold = Constraints(reference, reference_scale, grad_clip, *clamp)
     check_loop(z, coefficients, rng, hold)

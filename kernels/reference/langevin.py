@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .energy import MLP, energy, energy_and_grad
-from .noise import CHAIN_NOISE, draw
+from .noise import CHAIN_NOISE, advanced, draw
 
 # Noise is drawn for as many steps at once as fit in this many values, to spare small launches.
 _NOISE_VALUES = 1 << 20
@@ -49,8 +49,8 @@ def chain_noise(rng: Tensor, steps: int, z: Tensor, draw: Callable[..., Tensor] 
     at_once = max(1, _NOISE_VALUES // max(1, rows * dim))
     for start in range(0, steps, at_once):
         count = min(at_once, steps - start)
-        at = rng + rng.new_tensor([0, start, 0])
-        yield from draw(at, count, rows, dim, law="normal", purpose=CHAIN_NOISE).to(z.dtype)
+        noise = draw(advanced(rng, start), count, rows, dim, law="normal", purpose=CHAIN_NOISE)
+        yield from noise.to(z.dtype)
 
 
 def drift(z: Tensor, grad: Tensor, t: Tensor, hold: Constraints) -> Tensor:
@@ -82,8 +82,7 @@ def updates(coefficients: Tensor, rng: Tensor, hold: Constraints) -> Callable[[T
 
 def langevin_update(z: Tensor, grad: Tensor, coefficients: Tensor, rng: Tensor, step: int, hold: Constraints) -> Tensor:
     """Step `step` of a chain given dE/dz [B, d] at z."""
-    at_step = rng + rng.new_tensor([0, step, 0])
-    eps = draw(at_step, 1, z.shape[0], z.shape[1], "normal", CHAIN_NOISE)[0].to(z.dtype)
+    eps = draw(advanced(rng, step), 1, z.shape[0], z.shape[1], "normal", CHAIN_NOISE)[0].to(z.dtype)
     return _step(z, grad, eps, coefficients[step], hold)
 
 

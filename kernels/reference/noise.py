@@ -38,9 +38,15 @@ def philox4x32(counter: Sequence[Tensor], key: Sequence[Tensor]) -> tuple[Tensor
     return c0, c1, c2, c3
 
 
-def call_numbers(dim: int) -> list[int]:
-    """The calls q = 4 j + t that give at least one of `dim` dimensions; the first of a call's four is 16 j + 2 t."""
-    return [q for q in range(4 * math.ceil(dim / 16)) if 16 * (q // 4) + 2 * (q % 4) < dim]
+def calls(dim: int) -> int:
+    """How many calls q = 0, 1, .. give one of `dim` dimensions; the first of the four of q = 4 j + t is 16 j + 2 t."""
+    return 4 * (dim // 16) + min(4, (dim % 16 + 1) // 2)
+
+
+def advanced(rng: Tensor, steps: int) -> Tensor:
+    """The state `steps` steps on, without a copy from the host."""
+    seed, offset, first = rng.unbind()
+    return torch.stack((seed, offset + steps, first))
 
 
 def words(rng: Tensor, steps: int, rows: int, dim: int, purpose: int) -> Tensor:
@@ -49,7 +55,7 @@ def words(rng: Tensor, steps: int, rows: int, dim: int, purpose: int) -> Tensor:
     seed, offset, first = rng.unbind()
     chain = ((first + torch.arange(rows, device=device)) & _MASK48).view(1, rows, 1)
     step = ((offset + torch.arange(steps, device=device)) & _MASK48).view(steps, 1, 1)
-    call = torch.tensor(call_numbers(dim), dtype=torch.int64, device=device).view(1, 1, -1)
+    call = torch.arange(calls(dim), device=device).view(1, 1, -1)
     counter = (chain & _MASK32, step & _MASK32, call | purpose << 24, (step >> 32) << 16 | chain >> 32)
     return torch.stack(philox4x32(counter, (seed & _MASK32, (seed >> 32) & _MASK32)), dim=-1)
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from mmebm.kernels import ops
 from mmebm.kernels.reference import Chain
 
+from . import graphs
 from .conventions import Size, StepSize, table
 from .info import LangevinInfo, refuse_lost, shaped, wants_check
 from .streams import rng_state
@@ -83,7 +84,7 @@ def run_langevin(
     """K = len(coefficients) steps of the target's chains from its rows."""
     net = target.network
     if net is None:
-        return _loop(target, coefficients, rng, record_every, statistics)
+        return graphs.run(_loop, target, coefficients, rng, record_every, statistics)
     return ops.langevin(
         target.rows, net.weights, net.biases, coefficients, rng, record_every=record_every, statistics=statistics,
         **target.arguments(), **target.hold,

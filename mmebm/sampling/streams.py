@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mmebm.kernels.reference.noise import choose
+from mmebm.kernels.reference.noise import advanced, choose
 
 __all__ = ["Chains", "Stream", "advanced", "choose", "fresh_seed", "rng_state"]
 
@@ -39,11 +39,6 @@ def rng_state(
         raise TypeError(f"seed: expected an integer or None, got {seed!r}")
     signed = (seed + (1 << 63)) % (1 << 64) - (1 << 63)
     return torch.tensor([signed, offset, first_chain], dtype=torch.int64, device=device)
-
-
-def advanced(rng: Tensor, steps: int) -> Tensor:
-    """The state `steps` steps on."""
-    return rng + rng.new_tensor([0, steps, 0])
 
 
 class Stream:

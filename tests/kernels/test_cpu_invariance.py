@@ -182,7 +182,7 @@ STREAMS = [STREAM, (0, 0, 0), (2**63 - 1, 2**48 - 2, 2**48 - 5), (-(2**63), -2, 
 
 def compiled_words(given: tuple[int, int, int], steps: int, rows: int, dim: int, purpose: int) -> Tensor:
     """int64 [steps, rows, calls, 4], computed one counter at a time."""
-    out = torch.zeros(steps, rows, len(noise.call_numbers(dim)), 4, dtype=torch.int32)
+    out = torch.zeros(steps, rows, noise.calls(dim), 4, dtype=torch.int32)
     _cpu.words(out.data_ptr(), steps, rows, dim, *given, purpose)
     return out.long() & 0xFFFFFFFF
 
