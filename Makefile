@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup lint types unit test check portable sanitize bench demo clean
+.PHONY: help setup lint types unit test check portable sanitize mutants bench demo clean
 SHELL := /bin/bash
 
 # The first Python of 3.11 or newer that really starts; PYTHON=... overrides.
@@ -45,7 +45,7 @@ unit: setup ## pytest without the slow tests
 
 test: lint types unit ## what every change must pass
 
-check: setup portable sanitize ## what takes minutes
+check: setup portable sanitize mutants ## what takes minutes
 	@# 5: no test is marked slow
 	$(BIN)/python -m pytest -q -m slow || [ $$? -eq 5 ]
 
@@ -71,6 +71,14 @@ else
 endif
 endif
 
+# $(call build_apart,FOLDER,COMPILER FLAGS,CMAKE OPTIONS): the module in a folder of its own, not installed.
+define build_apart
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B $(1) -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+		-DCMAKE_CXX_FLAGS_RELWITHDEBINFO="$(2)" -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python \
+		-Dpybind11_DIR="$$($(BIN)/python -m pybind11 --cmakedir)" $(3) > /dev/null
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build $(1)
+endef
+
 # The binding and its kernels under the address and undefined-behaviour sanitizers. What -fno-sanitize leaves out costs
 # most of the compilation, and what it finds of wrong addresses the other finds too.
 SANITIZED := build/sanitized
@@ -81,14 +89,19 @@ RUNTIME = $(foreach name,libasan libubsan libstdc++,$(shell $(CXX) -print-file-n
 ALIEN := scratch or starts_no_other
 
 sanitize: setup
-	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B $(SANITIZED) -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo \
-		-DCMAKE_CXX_FLAGS_RELWITHDEBINFO="$(SANITIZE)" -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python \
-		-Dpybind11_DIR="$$($(BIN)/python -m pybind11 --cmakedir)" > /dev/null
-	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build $(SANITIZED)
+	$(call build_apart,$(SANITIZED),$(SANITIZE))
 	LD_PRELOAD="$(RUNTIME)" ASAN_OPTIONS=detect_leaks=0:halt_on_error=1:allocator_may_return_null=1 \
 		UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 MMEBM_SANITIZED="$$(echo $(SANITIZED)/_cpu.*.so)" \
 		$(BIN)/python -m pytest -q -p tests.sanitized --capture=sys tests/kernels tests/csrc \
 		-k "(cpu or native or csrc) and not ($(ALIEN))"
+
+# Whether the sampler's proofs find bugs planted in the kernels, for this machine's instruction set alone.
+MUTATED := build/mutants
+ISA = $(shell $(BIN)/python -c 'from mmebm.kernels import native; print(native.build_info()["isas"][-1])')
+
+mutants: setup
+	$(call build_apart,$(MUTATED),-O2,-DMMEBM_MUTANTS=ON -DMMEBM_ISAS="base;$(ISA)")
+	$(BIN)/python -m tests.statistics.mutants --build $(MUTATED)
 
 $(PEERS)/.stamp: $(DEPS) bench-constraints.txt
 	rm -rf $(PEERS)

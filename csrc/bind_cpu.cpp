@@ -8,6 +8,7 @@
 #include <tuple>
 #include <vector>
 
+#include "common/mutant.hpp"
 #include "common/normal.hpp"
 #include "common/philox.hpp"
 #include "cpu/kernels.hpp"
@@ -216,6 +217,27 @@ double bind_normal_rate(double seconds, const std::string& isa) {
   return lanes.normal_rate(seconds);
 }
 
+#if defined(MMEBM_MUTANTS)
+using MutantEntry = std::tuple<int, std::string, std::string>;  // number, name, sentence
+
+std::vector<MutantEntry> mutants() {
+#define MMEBM_MUTANT_ENTRY(number, name, sentence) {number, #name, sentence},
+  return {MMEBM_MUTANT_LIST(MMEBM_MUTANT_ENTRY)};
+#undef MMEBM_MUTANT_ENTRY
+}
+
+// For every call from now on; 0 for none.
+void choose_mutant(int number) {
+  for (const MutantEntry& entry : mutants()) {
+    if (number == 0 || number == std::get<0>(entry)) {
+      chosen_mutant = static_cast<Mutant>(number);
+      return;
+    }
+  }
+  throw std::invalid_argument("number: expected 0 or that of a mutant, got " + std::to_string(number));
+}
+#endif
+
 py::dict build_info() {
   py::dict info;
   info["compiler"] = MMEBM_COMPILER;
@@ -250,5 +272,9 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("fma_rate", &bind_fma_rate, py::arg("seconds"), py::arg("threads"), py::arg("isa") = "auto");
   m.def("activation_rate", &bind_activation_rate, py::arg("activation"), py::arg("seconds"), py::arg("isa") = "auto");
   m.def("normal_rate", &bind_normal_rate, py::arg("seconds"), py::arg("isa") = "auto");
+#if defined(MMEBM_MUTANTS)
+  m.def("mutants", &mutants);
+  m.def("choose_mutant", &choose_mutant, py::arg("number"));
+#endif
   m.def("build_info", &build_info);
 }

@@ -12,15 +12,24 @@ from typing import Any
 import pytest
 import torch
 
-from mmebm.kernels import native
+from mmebm.kernels import dispatch, native
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "firefox")
+
+
+def _runs_no_chains(backend: str) -> bool:
+    """Whether no device here has it."""
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    return all(dispatch.unsupported(backend, "langevin", torch.device(d), torch.float32) for d in devices)
+
 
 CONDITIONS: dict[str, Callable[[], bool]] = {
     "no_gpu": lambda: not torch.cuda.is_available(),
     "no_data": lambda: "MMEBM_DATA_DIR" not in os.environ,
     "no_browser": lambda: not any(map(shutil.which, BROWSERS)),
     "no_native": lambda: not native.available(),
+    "no_triton": lambda: _runs_no_chains("triton"),
+    "no_cuda": lambda: _runs_no_chains("cuda"),
     "no_peers": lambda: not (Path(__file__).parents[1] / "build" / "peers" / ".stamp").exists(),
 }
 

@@ -2,6 +2,7 @@
 // alike. R is float or a block of lanes, Word its unsigned 32-bit companion.
 #pragma once
 
+#include "common/mutant.hpp"
 #include "common/philox.hpp"
 #include "common/real.hpp"
 
@@ -15,7 +16,7 @@ struct Pair {
 // Signed conversions: below 2^24 they say the same and every instruction set has them.
 template <class Word>
 MMEBM_HD auto uniform(Word x) {
-  return fma32(to_float(to_signed(x >> 9)), 0x1p-23f, 0x1p-24f);
+  return fma32(to_float(to_signed(x >> 9)), 0x1p-23f, MMEBM_MUTANT(uniform_from_zero, 0.0f, 0x1p-24f));
 }
 
 // -ln u for normal u > 0; at most 0.83 ulp over all 2^23 values of uniform().

@@ -1,6 +1,7 @@
 // A batch in tiles of chains, one tile a thread at a time.
 #pragma once
 
+#include "common/mutant.hpp"
 #include "cpu/network.hpp"
 #include "cpu/transpose.hpp"
 
@@ -62,7 +63,7 @@ template <int vectors>
 MMEBM_HD ValueAndFirst<Real<vectors>> bounded(Real<vectors> e, float bound) {
   if (bound == 0.0f) return {e, Real<vectors>(1.0f)};
   const auto [value, first] = activate<Activation::tanh>(e * (1.0f / bound), 0.0f);
-  return {value * bound, first};
+  return {value * bound, MMEBM_MUTANT(no_bound_derivative, Real<vectors>(1.0f), first)};
 }
 
 // Stores the first `rows` lanes.

@@ -1,4 +1,5 @@
 // Whole chains: a tile runs all its steps before its thread takes the next, so that nothing of it leaves the caches.
+#include "common/mutant.hpp"
 #include "cpu/batch.hpp"
 #include "cpu/hold.hpp"
 #include "cpu/noise.hpp"
@@ -11,7 +12,10 @@ struct Coefficients {
   float a, b, t;
 };
 
-Coefficients at(const float* table, int64_t step) { return {table[3 * step], table[3 * step + 1], table[3 * step + 2]}; }
+Coefficients at(const float* table, int64_t step) {
+  const float a = table[3 * step], b = table[3 * step + 1], t = table[3 * step + 2];
+  return MMEBM_MUTANT(tempered_reference, (Coefficients{a * t, b, 1.0f}), (Coefficients{a, b, t}));
+}
 
 // Per-chain sums over the steps.
 template <int vectors>
@@ -26,20 +30,22 @@ class ChainNoise {
   static constexpr int kChains = vectors * kLanes;
 
   ChainNoise(const Stream& stream, int64_t first_row) : stream_(stream) {
-    for (int l = 0; l < kChains; ++l) chain_[l] = (stream.chain + static_cast<uint64_t>(first_row + l)) & kMask48;
+    const int64_t first = MMEBM_MUTANT(noise_of_one_tile, 0, first_row);
+    for (int l = 0; l < kChains; ++l) chain_[l] = (stream.chain + static_cast<uint64_t>(first + l)) & kMask48;
   }
 
   void at_step(int64_t k) {
-    const uint64_t step = (stream_.offset + static_cast<uint64_t>(k)) & kMask48;
+    const uint64_t offset = MMEBM_MUTANT(offset_ignored, 0, stream_.offset);
+    const uint64_t step = (offset + static_cast<uint64_t>(MMEBM_MUTANT(noise_of_one_step, 0, k))) & kMask48;
     if (started_ && step >> 32 == step_ >> 32) {
       noise_.at_step(step);
     } else {
       uint64_t steps[kChains];
-      for (uint64_t& s : steps) s = step;
-      noise_.start(stream_.seed, chain_, steps);
+      for (uint64_t& s : steps) s = MMEBM_MUTANT(seed_plus_step, 0, step);
+      noise_.start(MMEBM_MUTANT(seed_plus_step, stream_.seed + step, stream_.seed), chain_, steps);
     }
     step_ = step;
-    started_ = true;
+    started_ = MMEBM_MUTANT(seed_plus_step, false, true);
   }
 
   // update(dim, normals) for every dim.
@@ -60,7 +66,7 @@ class ChainNoise {
   // -ln u of the accept draw.
   Real<vectors> minus_log_uniform() {
     Block<uint32_t, vectors> x[4];
-    noise_.words(static_cast<uint32_t>(Purpose::accept), 0, x);
+    noise_.words(static_cast<uint32_t>(MMEBM_MUTANT(accept_purpose, Purpose::chain, Purpose::accept)), 0, x);
     return minus_log(uniform(x[0]));
   }
 
@@ -99,7 +105,7 @@ void unadjusted(const ChainCall& call, const Packed& net, float* memory, int64_t
   const auto record = [&](int64_t kept, Real<vectors> e) {
     store_lanes(call.energies + kept * call.rows + row, bounded(e, net.bound).value, rows);
   };
-  for (int64_t k = 0; k < call.steps; ++k) {
+  for (int64_t k = 0; k < MMEBM_MUTANT(one_step_short, call.steps - 1, call.steps); ++k) {
     const bool due = every > 0 && k > 0 && k % every == 0;  // the energy of the state kept before this step
     Real<vectors> factor = 1.0f;
     if (statistics || due || net.bound != 0.0f) {
@@ -114,7 +120,11 @@ void unadjusted(const ChainCall& call, const Packed& net, float* memory, int64_t
     if (statistics || hold.grad_clip != 0.0f) {
       const Real<vectors> squares = sum_of_squares<vectors>(grad, dim) * factor * factor;
       sums.norm = sums.norm + sqrt32(squares);
-      if (hold.grad_clip != 0.0f) factor = factor * clip_factor(squares, hold.grad_clip);
+      if (hold.grad_clip != 0.0f) {
+        const Real<vectors> seen = MMEBM_MUTANT(
+            clip_after_t, squares * at(call.coefficients, k).t * at(call.coefficients, k).t, squares);
+        factor = factor * clip_factor(seen, hold.grad_clip);
+      }
     }
     const auto [a, b, t] = at(call.coefficients, k);
     factor = factor * t;
@@ -123,7 +133,7 @@ void unadjusted(const ChainCall& call, const Packed& net, float* memory, int64_t
     noise.for_each_dim(dim, [&](int64_t i, Real<vectors> eps) MMEBM_INLINE {
       const Real<vectors> x = load_block<vectors>(z + i * kChains);
       const Real<vectors> by = drift(x, load_block<vectors>(grad + i * kChains), factor, hold, i);
-      const Real<vectors> next = boxed(fma32(eps, b, fma32(by, -a, x)), hold);
+      const Real<vectors> next = moved_in_box(x, by, eps, a, b, hold);
       if (statistics) {
         const Real<vectors> step = next - x;
         squares = fma32(step, step, squares);
@@ -169,7 +179,7 @@ void adjusted(const ChainCall& call, const Packed& net, float* memory, int64_t r
   gather(call.z + row * dim, dim, rows, kChains, now.z);
   now.evaluate(tile, net, hold);
 
-  for (int64_t k = 0; k < call.steps; ++k) {
+  for (int64_t k = 0; k < MMEBM_MUTANT(one_step_short, call.steps - 1, call.steps); ++k) {
     const auto [a, b, t] = at(call.coefficients, k);
     sums.energy = sums.energy + now.energy;
     sums.norm = sums.norm + now.norm;
@@ -178,7 +188,7 @@ void adjusted(const ChainCall& call, const Packed& net, float* memory, int64_t r
     noise.for_each_dim(dim, [&](int64_t i, Real<vectors> eps) MMEBM_INLINE {
       const Real<vectors> x = load_block<vectors>(now.z + i * kChains);
       const Real<vectors> by = drift(x, load_block<vectors>(now.grad + i * kChains), now.factor * t, hold, i);
-      store_block(next.z + i * kChains, fma32(eps, b, fma32(by, -a, x)));
+      store_block(next.z + i * kChains, moved(x, by, eps, a, b));
     });
     next.evaluate(tile, net, hold);
 
@@ -197,17 +207,21 @@ void adjusted(const ChainCall& call, const Packed& net, float* memory, int64_t r
       inside = select(y < hold.lower, Real<vectors>(0.0f), inside);
       inside = select(y > hold.upper, Real<vectors>(0.0f), inside);
     }
-    ratio = ratio - proposal * (0.5f * a / (b * b));
+    ratio = MMEBM_MUTANT(no_proposal_ratio, ratio, ratio - proposal * (0.5f * a / (b * b)));
     // Accepted where ln u < ratio; a NaN compares false. A proposal without noise has no density.
-    const Real<vectors> likely = select(ratio + noise.minus_log_uniform() > 0.0f, inside, Real<vectors>(0.0f));
-    const Real<vectors> accepted = b != 0.0f ? likely : Real<vectors>(0.0f);
+    const Real<vectors> likely = select(MMEBM_MUTANT(accept_sign, -ratio, ratio) + noise.minus_log_uniform() > 0.0f,
+                                        inside, Real<vectors>(0.0f));
+    const Real<vectors> accepted =
+        b != 0.0f ? MMEBM_MUTANT(nan_accepts, select(ratio != ratio, inside, likely), likely) : Real<vectors>(0.0f);
     const auto taken = accepted != 0.0f;
     for (int64_t i = 0; i < dim; ++i) {
       const int64_t o = i * kChains;
       store_block(now.z + o, select(taken, load_block<vectors>(next.z + o), load_block<vectors>(now.z + o)));
-      store_block(now.grad + o, select(taken, load_block<vectors>(next.grad + o), load_block<vectors>(now.grad + o)));
+      store_block(now.grad + o,
+                  MMEBM_MUTANT(stale_gradient, load_block<vectors>(next.grad + o),
+                               select(taken, load_block<vectors>(next.grad + o), load_block<vectors>(now.grad + o))));
     }
-    now.energy = select(taken, next.energy, now.energy);
+    now.energy = MMEBM_MUTANT(stale_energy, next.energy, select(taken, next.energy, now.energy));
     now.norm = select(taken, next.norm, now.norm);
     now.factor = select(taken, next.factor, now.factor);
     sums.accepted = sums.accepted + accepted;

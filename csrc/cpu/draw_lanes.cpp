@@ -89,7 +89,7 @@ void langevin_update(const UpdateCall& call, int threads) {
         if (i >= call.dim) continue;
         const Real<kVectors> x = load_block<kVectors>(z + i * kChains);
         const Real<kVectors> by = drift(x, load_block<kVectors>(grad + i * kChains), factor, call.hold, i);
-        store_block(z + i * kChains, boxed(fma32(eps[j], call.b, fma32(by, -call.a, x)), call.hold));
+        store_block(z + i * kChains, moved_in_box(x, by, eps[j], call.a, call.b, call.hold));
       }
     }
     scatter(z, call.dim, rows, kChains, call.out + row * call.dim);

@@ -1,6 +1,7 @@
 // What holds a chain beside its energy: the reference law, the cap on the gradient and the box; and the update itself.
 #pragma once
 
+#include "common/mutant.hpp"
 #include "cpu/kernels.hpp"
 #include "cpu/lanes.hpp"
 
@@ -11,7 +12,7 @@ template <int N>
 MMEBM_HD Real<N> pull(Real<N> x, Reference reference, float inverse) {
   if (reference == Reference::normal) return x * (inverse * inverse);
   // The sign of x times 1 / scale, and 0 at 0.
-  return select(x != 0.0f, with_sign_of(x, inverse), Real<N>(0.0f));
+  return select(x != 0.0f, with_sign_of(x, inverse), Real<N>(MMEBM_MUTANT(sign_of_zero, inverse, 0.0f)));
 }
 
 // log p_0(x) - log p_0(y), one dimension.
@@ -25,8 +26,8 @@ MMEBM_HD Real<N> log_ratio(Real<N> x, Real<N> y, Reference reference, float inve
 template <int N>
 MMEBM_HD Real<N> drift(Real<N> x, Real<N> grad, Real<N> factor, const Hold& hold, int64_t dim) {
   const Real<N> energy = grad * factor;
-  if (hold.reference == Reference::none) return energy;
-  return energy + pull(x, hold.reference, 1.0f / hold.scale[dim]);
+  if (MMEBM_MUTANT(no_reference, true, hold.reference == Reference::none)) return energy;
+  return energy + pull(MMEBM_MUTANT(reference_sign, -x, x), hold.reference, 1.0f / hold.scale[dim]);
 }
 
 // min(1, clip / |grad|) by chain; a NaN stays one.
@@ -53,6 +54,20 @@ MMEBM_HD Real<N> boxed(Real<N> x, const Hold& hold) {
   if (hold.lower > -__builtin_inff()) x = at_least(x, hold.lower);
   if (hold.upper < __builtin_inff()) x = at_most(x, hold.upper);
   return x;
+}
+
+// One step from x against the drift `by`.
+template <int N>
+MMEBM_HD Real<N> moved(Real<N> x, Real<N> by, Real<N> eps, float a, float b) {
+  const float drift = MMEBM_MUTANT(drift_doubled, 2.0f * a, MMEBM_MUTANT(drift_three_percent, 1.03f * a, a));
+  const float noise = MMEBM_MUTANT(noise_over_root_two, 0.70710678f * b, MMEBM_MUTANT(noise_one_percent, 1.01f * b, b));
+  return fma32(eps, noise, fma32(by, -drift, x));
+}
+
+template <int N>
+MMEBM_HD Real<N> moved_in_box(Real<N> x, Real<N> by, Real<N> eps, float a, float b, const Hold& hold) {
+  return MMEBM_MUTANT(clamp_before_noise, fma32(eps, b, boxed(fma32(by, -a, x), hold)),
+                      boxed(moved(x, by, eps, a, b), hold));
 }
 
 }  // namespace mmebm::cpu::MMEBM_ISA

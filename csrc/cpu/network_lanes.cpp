@@ -1,3 +1,4 @@
+#include "common/mutant.hpp"
 #include "cpu/network.hpp"
 
 namespace mmebm::cpu::MMEBM_ISA {
@@ -17,6 +18,11 @@ void pass(float* a, float* d, int64_t n, float slope) {
 
 template <Activation kind>
 constexpr ActivationPasses kPasses{&pass<kind, Wanted::value>, &pass<kind, Wanted::first>, &pass<kind, Wanted::both>};
+
+// For the planted bug of that name: weight (row, column), or of the transpose where the layer is square.
+[[maybe_unused]] MMEBM_HD float transposed(const Layer& layer, int64_t row, int64_t column) {
+  return layer.weight[layer.in == layer.out ? column * layer.in + row : row * layer.in + column];
+}
 
 // Panels of one linear layer, forward first.
 int64_t panels(const Layer& layer) { return (whole_rows(layer.out) + whole_rows(layer.in)) / kRows; }
@@ -72,7 +78,7 @@ Packed lay_out(const Net& net, float* memory) {
   packed.last = net.layers[packed.hidden].weight;
   packed.last_bias = net.layers[packed.hidden].bias[0];
   packed.pass = passes(net.activation);
-  packed.slope = net.slope;
+  packed.slope = MMEBM_MUTANT(leaky_slope, 0.01f, net.slope);
   packed.bound = net.bound;
   return packed;
 }
@@ -93,15 +99,23 @@ void fill(const Net& net, const Packed& packed, int64_t panel) {
     float* to = packed.forward[l] + row * layer.in;
     float* bias = packed.bias[l] + row;
     const int64_t rows = layer.out - row < kRows ? layer.out - row : kRows;
-    for (int64_t r = 0; r < kRows; ++r) bias[r] = r < rows ? layer.bias[row + r] : 0.0f;
+    for (int64_t r = 0; r < kRows; ++r) {
+      bias[r] = MMEBM_MUTANT(no_hidden_bias, false, r < rows) ? layer.bias[row + r] : 0.0f;
+    }
     if (rows == kRows) {
       const float* from = layer.weight + row * layer.in;
       for (int64_t k = 0; k < layer.in; ++k) {
-        for (int r = 0; r < kRows; ++r) to[k * kRows + r] = from[r * layer.in + k];
+        for (int r = 0; r < kRows; ++r) {
+          to[k * kRows + r] = MMEBM_MUTANT(transposed_weights, transposed(layer, row + r, k), from[r * layer.in + k]);
+        }
       }
     } else {
       for (int64_t k = 0; k < layer.in; ++k) {
-        for (int r = 0; r < kRows; ++r) to[k * kRows + r] = r < rows ? layer.weight[(row + r) * layer.in + k] : 0.0f;
+        for (int r = 0; r < kRows; ++r) {
+          to[k * kRows + r] = r < rows ? MMEBM_MUTANT(transposed_weights, transposed(layer, row + r, k),
+                                                      layer.weight[(row + r) * layer.in + k])
+                                       : 0.0f;
+        }
       }
     }
     return;
@@ -113,7 +127,10 @@ void fill(const Net& net, const Packed& packed, int64_t panel) {
   for (int64_t k = 0; k < layer.out; ++k) {
     const float* from = layer.weight + k * layer.in + column;
     const float by = folded ? packed.last[k] : 1.0f;
-    for (int r = 0; r < kRows; ++r) to[k * kRows + r] = r < columns ? from[r] * by : 0.0f;
+    for (int r = 0; r < kRows; ++r) {
+      to[k * kRows + r] =
+          r < columns ? MMEBM_MUTANT(transposed_weights, transposed(layer, k, column + r), from[r]) * by : 0.0f;
+    }
   }
 }
 

@@ -76,7 +76,7 @@ class Noise {
         x[3][i] = a;
       }
       uint32_t r0 = k0_ + 2 * kW0, r1 = k1_ + 2 * kW1;
-      for (int round = 2; round < 10; ++round) {
+      for (int round = 2; round < MMEBM_MUTANT(nine_rounds, 9, 10); ++round) {
 #pragma GCC unroll 8
         for (int i = 0; i < kInFlight; ++i) {
           const Longs a = multiply_low(Longs{} + kM0, x[0][i]), b = multiply_low(Longs{} + kM1, x[2][i]);
@@ -103,7 +103,8 @@ class Noise {
     Block<uint32_t, vectors> x[4];
     words(purpose, q, x);
     // Both pairs at once: twice the vectors in lockstep.
-    const auto both = normal_pair(joined(x[0], x[2]), joined(x[1], x[3]));
+    const auto both = normal_pair(joined(x[0], MMEBM_MUTANT(second_pair_copied, x[0], x[2])),
+                                  joined(x[1], MMEBM_MUTANT(second_pair_copied, x[1], x[3])));
     for (int v = 0; v < vectors; ++v) {
       out[0].v[v] = both.a.v[v];
       out[1].v[v] = both.b.v[v];
