@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include <array>
+#include <cstring>
 #include <limits>
 #include <stdexcept>
 #include <tuple>
@@ -117,7 +118,19 @@ void bind_energy_backward(Address g, Address z, int64_t rows, const NetArgs& net
   lanes.energy_backward(call, threads);
 }
 
-void bind_chain(bool adjusted, Address z, int64_t rows, int64_t steps, const NetArgs& net, Address coefficients,
+bool finite(const float* x, int64_t n) {
+  constexpr uint32_t kExponent = 0x7f800000;
+  bool lost = false;
+  for (int64_t i = 0; i < n; ++i) {
+    uint32_t bits;
+    std::memcpy(&bits, x + i, sizeof bits);
+    lost |= (bits & kExponent) == kExponent;
+  }
+  return !lost;
+}
+
+// Whether every state it ends in is finite.
+bool bind_chain(bool adjusted, Address z, int64_t rows, int64_t steps, const NetArgs& net, Address coefficients,
                 const StreamArgs& rng, const HoldArgs& holding, Address out, const KeptArgs& kept,
                 const StatisticsArgs& statistics, int threads, const std::string& isa) {
   const cpu::Kernels& lanes = cpu::kernels(cpu::choose_isa(isa));
@@ -128,6 +141,7 @@ void bind_chain(bool adjusted, Address z, int64_t rows, int64_t steps, const Net
                             pointer(mean_energy), pointer(grad_norm), pointer(displacement), pointer(acceptance), pointer(work)};
   py::gil_scoped_release release;
   (adjusted ? lanes.mala : lanes.langevin)(call, threads);
+  return finite(call.out, rows * call.net.layers[0].in);
 }
 
 void bind_langevin_update(Address z, Address grad, int64_t rows, int64_t dim, float a, float b, float t,

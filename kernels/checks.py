@@ -65,7 +65,8 @@ def network(
     z: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], activation: str, bound: float | None
 ) -> None:
     tensor("z", z, (None, None))
-    one_of("activation", activation, tuple(ACTIVATIONS))
+    if activation not in ACTIVATIONS:
+        one_of("activation", activation, tuple(ACTIVATIONS))
     positive("bound", bound)
     if not weights or len(weights) != len(biases):
         raise ValueError(f"weights, biases: expected equally many, at least one, got {len(weights)} and {len(biases)}")
@@ -74,7 +75,7 @@ def network(
         # What every call passes, in one look: this is on the way of each small batch.
         out = 1 if i == last else weight.shape[0] if weight.dim() else None
         fits = weight.shape == (out, width) and bias.shape == (out,)
-        if not (fits and weight.dtype == bias.dtype == dtype and weight.device == bias.device == device):
+        if not (fits and weight.dtype is bias.dtype is dtype and weight.device == device == bias.device):
             tensor(f"weights[{i}]", weight, (1 if i == last else None, width), z)
             tensor(f"biases[{i}]", bias, (weight.shape[0],), z)
         width = weight.shape[0]

@@ -63,10 +63,6 @@ def isa() -> str:
     return str(build_info()["isas"][-1]) if wanted == "auto" else wanted
 
 
-def _where() -> tuple[int, str]:
-    return torch.get_num_threads(), os.environ.get("MMEBM_ISA", "auto")
-
-
 def _empty(*shape: int) -> Tensor:
     """What a kernel writes into, whatever torch's default dtype and device are."""
     return torch.empty(shape, dtype=torch.float32, device="cpu")
@@ -98,14 +94,14 @@ def draw(rng: Tensor, steps: int, rows: int, dim: int, law: str, purpose: int, s
     out = _empty(steps, rows, dim)
     scale = None if scale is None else scale.contiguous()
     address = 0 if scale is None else scale.data_ptr()
-    _cpu().draw(out.data_ptr(), address, steps, rows, dim, *rng.tolist(), _LAWS[law], purpose, *_where())
+    _cpu().draw(out.data_ptr(), address, steps, rows, dim, *rng.tolist(), _LAWS[law], purpose, torch.get_num_threads())
     return out
 
 
 def energy(z: Tensor, net: MLP) -> Tensor:
     """E(z): [B, d] -> [B]."""
     z, packed, e = z.contiguous(), _Net(net), _empty(len(z))
-    _cpu().energy(z.data_ptr(), len(z), packed.args, e.data_ptr(), 0, *_where())
+    _cpu().energy(z.data_ptr(), len(z), packed.args, e.data_ptr(), 0, torch.get_num_threads())
     return e
 
 
@@ -113,7 +109,7 @@ def energy_and_grad(z: Tensor, net: MLP) -> tuple[Tensor, Tensor]:
     """E(z) [B] and dE/dz [B, d] in one pass."""
     z, packed, e, grad = z.contiguous(), _Net(net), _empty(len(z)), _empty(*z.shape)
     if len(z):
-        _cpu().energy(z.data_ptr(), len(z), packed.args, e.data_ptr(), grad.data_ptr(), *_where())
+        _cpu().energy(z.data_ptr(), len(z), packed.args, e.data_ptr(), grad.data_ptr(), torch.get_num_threads())
     return e, grad
 
 
@@ -125,7 +121,9 @@ def energy_backward(
     d_weights = [_empty(*w.shape) for w in packed.weights] if parameters else []
     d_biases = [_empty(*b.shape) for b in packed.biases] if parameters else []
     into = [(w.data_ptr(), b.data_ptr()) for w, b in zip(d_weights, d_biases, strict=True)]
-    _cpu().energy_backward(g.data_ptr(), z.data_ptr(), len(z), packed.args, dz.data_ptr(), into, *_where())
+    _cpu().energy_backward(
+        g.data_ptr(), z.data_ptr(), len(z), packed.args, dz.data_ptr(), into, torch.get_num_threads()
+    )
     return dz, d_weights, d_biases
 
 
@@ -143,12 +141,12 @@ def _chain(
     (rows, dim), steps = z.shape, len(table)
     kept = steps // record_every if record_every else 0
     out, states, energies = z.new_empty(rows, dim), z.new_empty(kept, rows, dim), z.new_empty(kept, rows)
-    measured = [z.new_empty(rows if statistics else 0) for _ in range(5)]
+    measured = [z.new_empty(rows) for _ in range(5)] if statistics else [z.new_empty(0)] * 5
     if rows:
         _cpu().chain(
             adjusted, z.data_ptr(), rows, steps, packed.args, table.data_ptr(), tuple(rng.tolist()),
             _hold(hold, scale), out.data_ptr(), (record_every if kept else 0, _address(states), _address(energies)),
-            tuple(map(_address, measured)), *_where(),
+            tuple(map(_address, measured)), torch.get_num_threads(),
         )  # fmt: skip
     return [out, states, energies, *measured]
 
@@ -164,6 +162,28 @@ def langevin(
 ) -> Chain:
     """K = len(coefficients) steps from z [B, d]."""
     return Chain(*_chain(False, z, net, coefficients, rng, hold, record_every, statistics)[:6])
+
+
+class Prepared:
+    """`langevin` of one network with one table and one hold, to be run many times: what does not change is read once.
+
+    Whoever keeps it answers for parameters that stay where they are.
+    """
+
+    def __init__(self, net: MLP, coefficients: Tensor, hold: Constraints) -> None:
+        self._alive = _Net(net), coefficients.contiguous(), hold.scale.contiguous()
+        packed, table, scale = self._alive
+        self._first = packed.args, table.data_ptr()
+        self._hold, self._steps, self._kernel = _hold(hold, scale), len(table), _cpu().chain
+
+    def __call__(self, z: Tensor, seed: int, offset: int, first: int) -> tuple[Tensor, bool]:
+        """The end of the chains from z [B, d], B > 0, contiguous; and whether it is finite."""
+        out = torch.empty_like(z)
+        finite = self._kernel(
+            False, z.data_ptr(), len(z), self._steps, *self._first, (seed, offset, first), self._hold, out.data_ptr(),
+            (0, 0, 0), (0, 0, 0, 0, 0), torch.get_num_threads(),
+        )  # fmt: skip
+        return out, finite
 
 
 def mala(
@@ -182,13 +202,13 @@ def mala(
 def updates(coefficients: Tensor, rng: Tensor, hold: Constraints) -> Callable[[Tensor, Tensor, int], Tensor]:
     """`langevin_update` of (z, grad, step) for a loop: what does not change from step to step is read once."""
     kernel, rows, scale = _cpu().langevin_update, coefficients.tolist(), hold.scale.contiguous()
-    (seed, offset, first), held, where = rng.tolist(), _hold(hold, scale), _where()
+    (seed, offset, first), held, threads = rng.tolist(), _hold(hold, scale), torch.get_num_threads()
 
     def update(z: Tensor, grad: Tensor, step: int) -> Tensor:
         z, grad = z.contiguous(), grad.contiguous()
         out, stream = z.new_empty(z.shape), (seed, _wrap(offset + step), first)
         # `scale` is named so that it outlives its address in `held`.
-        kernel(z.data_ptr(), grad.data_ptr(), len(z), len(scale), *rows[step], stream, held, out.data_ptr(), *where)
+        kernel(z.data_ptr(), grad.data_ptr(), len(z), len(scale), *rows[step], stream, held, out.data_ptr(), threads)
         return out
 
     return update
@@ -212,7 +232,7 @@ def product_of_experts(mu: Tensor, logvar: Tensor, present: Tensor, prior: str) 
     """mu and logvar [M, B, d], present int64 [B] -> mu and logvar [B, d] of the product."""
     present = present.contiguous()
     mean, lv = _empty(*mu.shape[1:]), _empty(*mu.shape[1:])
-    _cpu().product(_experts(mu, logvar, present, prior), mean.data_ptr(), lv.data_ptr(), *_where())
+    _cpu().product(_experts(mu, logvar, present, prior), mean.data_ptr(), lv.data_ptr(), torch.get_num_threads())
     return mean, lv
 
 
@@ -224,7 +244,7 @@ def product_of_experts_backward(
     d_mu, d_logvar = _empty(*mu.shape), _empty(*mu.shape)
     _cpu().product_backward(
         _experts(mu, logvar, present, prior), g_mu.data_ptr(), g_logvar.data_ptr(), d_mu.data_ptr(),
-        d_logvar.data_ptr(), *_where(),
+        d_logvar.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
     return d_mu, d_logvar
 
@@ -237,7 +257,7 @@ def subset_experts(mu: Tensor, logvar: Tensor, present: Tensor, prior: str, mode
     kl = _empty(*((subsets, mu.shape[1]) if mode == "kl" else (0,)))
     into = (_address(t) for t in (means, logvars, kl))
     if mu.shape[1]:
-        _cpu().subsets(_experts(mu, logvar, present, prior), *into, *_where())
+        _cpu().subsets(_experts(mu, logvar, present, prior), *into, torch.get_num_threads())
     return means, logvars, kl
 
 
@@ -250,7 +270,11 @@ def subset_experts_backward(
     incoming = (_address(g) for g in (g_mu, g_logvar, g_kl))
     if mu.shape[1]:
         _cpu().subsets_backward(
-            _experts(mu, logvar, present, prior), *incoming, d_mu.data_ptr(), d_logvar.data_ptr(), *_where()
+            _experts(mu, logvar, present, prior),
+            *incoming,
+            d_mu.data_ptr(),
+            d_logvar.data_ptr(),
+            torch.get_num_threads(),
         )
     return d_mu, d_logvar
 
@@ -266,7 +290,7 @@ def _mixture(
 def mixture_log_prob(z: Tensor, loc: Tensor, scale: Tensor, present: Tensor, law: str) -> Tensor:
     """z [.., B, d], loc and scale [M, B, d], present int64 [B] -> [.., B]; an empty row has the standard law."""
     present, out = present.contiguous(), _empty(*z.shape[:-1])
-    _cpu().mixture(_mixture(z, loc, scale, present, law), out.data_ptr(), *_where())
+    _cpu().mixture(_mixture(z, loc, scale, present, law), out.data_ptr(), torch.get_num_threads())
     return out
 
 
@@ -277,17 +301,16 @@ def mixture_log_prob_backward(
     present, dz = present.contiguous(), _empty(*z.shape)
     d_loc, d_scale = (_empty(*(loc.shape if parameters else (0,))) for _ in range(2))
     into = (dz.data_ptr(), _address(d_loc), _address(d_scale))
-    _cpu().mixture_backward(_mixture(z, loc, scale, present, law), g.data_ptr(), *into, *_where())
+    _cpu().mixture_backward(_mixture(z, loc, scale, present, law), g.data_ptr(), *into, torch.get_num_threads())
     return dz, d_loc, d_scale
 
 
 def fma_rate(seconds: float, threads: int) -> float:
     """GFLOP/s of the register tile on operands that stay in L1: what a chain can reach at most."""
-    return float(_cpu().fma_rate(seconds, threads, os.environ.get("MMEBM_ISA", "auto"))) * 1e-9
+    return float(_cpu().fma_rate(seconds, threads)) * 1e-9
 
 
 def stage_rates(seconds: float = 0.02) -> dict[str, float]:
     """Values per second of one thread: each activation with its derivative by name, and "normals"."""
-    isa, cpu = os.environ.get("MMEBM_ISA", "auto"), _cpu()
-    rates = {name: float(cpu.activation_rate(i, seconds, isa)) for name, i in _ACTIVATIONS.items()}
-    return rates | {"normals": float(cpu.normal_rate(seconds, isa))}
+    rates = {name: float(_cpu().activation_rate(i, seconds)) for name, i in _ACTIVATIONS.items()}
+    return rates | {"normals": float(_cpu().normal_rate(seconds))}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -108,30 +108,36 @@ _RECOGNISED: dict[type[nn.Module], Callable[[Any], tuple[str, float] | None]] = 
     nn.ELU: lambda m: ("elu", 0.0) if m.alpha == 1.0 else None,
 }
 
+_FIXED = (nn.SiLU, nn.ReLU, nn.Tanh)  # activations without a setting
 
 # Norms of torch.nn.utils that work through a hook before forward; calling the hook brings `weight` up to date.
 _NORM_HOOKS = (WeightNorm, SpectralNorm)
 
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
-def _flatten(sequence: nn.Sequential) -> Iterator[nn.Module]:
+# A subclass of these is taken for one of them if its forward is theirs.
+_BASES = (nn.Linear, nn.Sequential, EnergyMLP)
+
+
+def _flatten(sequence: nn.Sequential) -> list[nn.Module]:
     """The modules that are called one after another, before them the sequences that they stand in."""
-    yield sequence
+    flat: list[nn.Module] = [sequence]
     for module in sequence._modules.values():
         if isinstance(module, nn.Sequential):
-            yield from _flatten(module)
+            flat += _flatten(module)
         elif module is not None:
-            yield module
+            flat.append(module)
+    return flat
 
 
 def _altered(module: nn.Module) -> bool:
     """Whether calling `module` does more than its weights tell: by hooks, or by a forward of its own."""
-    if module._forward_hooks or module._backward_hooks or module._backward_pre_hooks or "forward" in vars(module):
+    if module._forward_hooks or module._backward_hooks or module._backward_pre_hooks or "forward" in module.__dict__:
         return True
-    before = module._forward_pre_hooks
+    before, kind = module._forward_pre_hooks, type(module)
     if before and not (isinstance(module, nn.Linear) and all(isinstance(h, _NORM_HOOKS) for h in before.values())):
         return True
-    kind = next((k for k in (nn.Linear, nn.Sequential, EnergyMLP) if isinstance(module, k)), None)
-    return kind is not None and type(module).forward is not kind.forward
+    return kind not in _BASES and any(issubclass(kind, b) and kind.forward is not b.forward for b in _BASES)
 
 
 def _idle(module: nn.Module) -> bool:
@@ -143,34 +149,106 @@ def _weight(linear: nn.Linear) -> Tensor:
     """The weight as a forward of the layer would use it now."""
     for hook in linear._forward_pre_hooks.values():
         hook(linear, None)
-    return linear.weight
+    return _held(linear, "weight")
+
+
+def _held(linear: nn.Linear, name: str) -> Any:
+    """The attribute: a parameter, where it is one, at a tenth of the time."""
+    parameters = linear._parameters
+    return parameters[name] if name in parameters else getattr(linear, name)
 
 
 def recognise(energy: Any) -> Network | str:
-    """The network of an `EnergyMLP` or of an `nn.Sequential` of Linear and one activation; else the reason why not."""
+    """The network of an `EnergyMLP` or of an `nn.Sequential` of Linear and one activation; else the reason why not.
+
+    Modules change: every call of a sampler asks again, so that this is to take microseconds.
+    """
     if not isinstance(energy, EnergyMLP | nn.Sequential):
         return f"{type(energy).__name__} is no EnergyMLP or nn.Sequential"
-    called = [energy, *energy.layers] if isinstance(energy, EnergyMLP) else list(_flatten(energy))
+    called = [energy, *energy.layers] if isinstance(energy, EnergyMLP) else _flatten(energy)
     for module in called:
         if _altered(module):
             return f"{type(module).__name__} has hooks or a forward of its own"
     if isinstance(energy, EnergyMLP):
         return energy.network()
-    modules = [module for module in called if not _idle(module)]
-    linears, found = [], set()
-    for place, module in enumerate(modules):
+    linears: list[nn.Linear] = []
+    found: list[tuple[str, float]] = []
+    for module in called:
         if isinstance(module, nn.Linear):
+            fits = len(linears) == len(found)
             linears.append(module)
-        elif known := _RECOGNISED.get(type(module), lambda _: None)(module):
-            found.add(known)
+        elif (read := _RECOGNISED.get(type(module))) and (known := read(module)):
+            fits = len(linears) == len(found) + 1
+            found.append(known)
+        elif _idle(module):
+            continue
         else:
             return f"{module} is neither a Linear nor a supported activation"
-        if isinstance(module, nn.Linear) == bool(place % 2):
-            return f"{module} stands where {'an activation' if place % 2 else 'a Linear'} is expected"
-    if len(modules) % 2 == 0 or linears[-1].out_features != 1:
+        if not fits:
+            expected = "an activation" if isinstance(module, nn.Linear) else "a Linear"
+            return f"{module} stands where {expected} is expected"
+    if len(linears) != len(found) + 1 or linears[-1].out_features != 1:
         return "its last layer is not a Linear with one output"
-    if len(found) > 1:
-        return f"it mixes activations: {', '.join(sorted(name for name, _ in found))}"
+    if any(known != found[0] for known in found):
+        return f"it mixes activations: {', '.join(sorted({name for name, _ in found}))}"
     weights = [_weight(m) for m in linears]
-    biases = [w.new_zeros(len(w)) if m.bias is None else m.bias for m, w in zip(linears, weights, strict=True)]
-    return Network(weights, biases, *(found.pop() if found else ("silu", 0.0)))
+    biases = [_held(m, "bias") for m in linears]
+    biases = [w.new_zeros(len(w)) if b is None else b for w, b in zip(weights, biases, strict=True)]
+    return Network(weights, biases, *(found[0] if found else ("silu", 0.0)))
+
+
+class Snapshot:
+    """What `recognise` read of a flat `nn.Sequential`, to tell at a glance whether it would read the same again.
+
+    It keeps the members alive, not the sequence. Modules with hooks or parametrizations are none of its business.
+    """
+
+    def __init__(self, members: Sequence[nn.Module], states: Sequence[dict[str, Any]], network: Network) -> None:
+        self._members, self._states = tuple(members), tuple(states)
+        self._hooks = tuple(state[name] for state in states for name in _HOOKS)
+        self._linears = self._members[::2]
+        self._settable = [(m, _RECOGNISED[type(m)]) for m in self._members[1::2] if type(m) not in _FIXED]
+        self._activation = (network.activation, network.slope)
+        self._parameters = [
+            (linear._parameters, name, p, p.data_ptr(), p.shape, p.dtype)
+            for linear, weight, bias in zip(self._linears, network.weights, network.biases, strict=True)
+            for name, p in (("weight", weight), ("bias", bias))
+        ]
+
+    @classmethod
+    def of(cls, energy: Any, network: Network) -> Snapshot | None:
+        """Of an energy recognised as `network`; None where a glance cannot tell."""
+        if type(energy) is not nn.Sequential:
+            return None
+        members = [module for module in energy._modules.values() if module is not None]
+        plain = len(members) == len(energy._modules) and not any(m._forward_pre_hooks for m in members)
+        linear = all(type(m) is nn.Linear and m.bias is not None for m in members[::2])
+        if not (plain and linear and all(type(m) in _RECOGNISED for m in members[1::2])):
+            return None
+        if not all(p.is_contiguous() for p in (*network.weights, *network.biases)):
+            return None
+        return cls(members, [vars(module) for module in (energy, *members)], network)
+
+    def holds(self, energy: nn.Sequential) -> bool:
+        """Whether modules, settings and parameters are the same objects as then, and parameters where they were."""
+        if tuple(energy._modules.values()) != self._members or any(self._hooks):
+            return False
+        for state in self._states:
+            if "forward" in state:
+                return False
+        for linear in self._linears:
+            if type(linear) is not nn.Linear:  # a parametrization changes the class
+                return False
+        for module, read in self._settable:
+            if read(module) != self._activation:
+                return False
+        for parameters, name, p, address, shape, dtype in self._parameters:
+            if (
+                parameters.get(name) is not p
+                or p.data_ptr() != address
+                or p.shape != shape
+                or p.dtype is not dtype
+                or not p.is_contiguous()
+            ):
+                return False
+        return True

@@ -57,7 +57,10 @@ def test_leading_dimensions_pass_through() -> None:
 @pytest.mark.parametrize(
     ("module", "reason"),
     [
-        (nn.Sequential(nn.Linear(3, 4), nn.Sigmoid(), nn.Linear(4, 1)), r"Sigmoid\(\) is not a supported activation"),
+        (
+            nn.Sequential(nn.Linear(3, 4), nn.Sigmoid(), nn.Linear(4, 1)),
+            r"Sigmoid\(\) is neither a Linear nor a supported",
+        ),
         (nn.Sequential(nn.Linear(3, 4), nn.ELU(2.0), nn.Linear(4, 1)), "ELU"),
         (nn.Sequential(nn.Linear(3, 4), nn.SiLU(), nn.Linear(4, 2)), "not a Linear with one output"),
         (nn.Sequential(nn.Linear(3, 4), nn.SiLU()), "not a Linear with one output"),

@@ -48,12 +48,12 @@ def _bare(x: Chains) -> Call:
     hold = native._hold(reference.Constraints("laplace", x.scale, None, None, None), x.scale)
     arguments = (False, x.z0.data_ptr(), len(x.z0), x.steps, net.args, x.table.data_ptr())
     seed, offset, first = rng(0).tolist()
-    where = native._where()
+    threads = torch.get_num_threads()
 
     def call() -> Tensor:
         nonlocal offset
         stream = (seed, offset, first)
-        kernel(*arguments, stream, hold, out.data_ptr(), (0, 0, 0), (0, 0, 0, 0, 0), *where)
+        kernel(*arguments, stream, hold, out.data_ptr(), (0, 0, 0), (0, 0, 0, 0, 0), threads)
         offset += x.steps
         return out
 

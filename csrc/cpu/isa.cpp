@@ -1,5 +1,6 @@
 #include "cpu/isa.hpp"
 
+#include <cstdlib>
 #include <stdexcept>
 
 namespace mmebm::cpu {
@@ -19,13 +20,15 @@ std::vector<std::string> isas() {
 
 Isa choose_isa(const std::string& name) {
   static const std::vector<std::string> usable = isas();
-  const std::string& wanted = name == "auto" ? usable.back() : name;
+  const char* const forced = name == "auto" ? std::getenv("MMEBM_ISA") : nullptr;
+  std::string wanted = forced ? forced : name;
+  if (wanted == "auto") wanted = usable.back();
   for (const std::string& have : usable) {
     if (have == wanted) return wanted == "base" ? Isa::base : wanted == "avx2" ? Isa::avx2 : Isa::avx512;
   }
   std::string list;
   for (const std::string& have : usable) list += " " + have;
-  throw std::invalid_argument("isa: expected auto or one of" + list + ", got " + name);
+  throw std::invalid_argument("isa: expected auto or one of" + list + ", got " + wanted);
 }
 
 }  // namespace mmebm::cpu

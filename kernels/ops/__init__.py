@@ -17,6 +17,7 @@ from .draws import draw
 from .energy import energy, energy_and_grad
 from .experts import Subsets, mixture_log_prob, product_of_experts, subset_experts
 from .register import SCHEMAS as _SCHEMAS
+from .register import watched
 
 OPERATORS = tuple(name for name in _SCHEMAS if not name.endswith("_backward"))
 
@@ -34,4 +35,5 @@ __all__ = [
     "product_of_experts",
     "subset_experts",
     "updates",
+    "watched",
 ]

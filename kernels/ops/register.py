@@ -45,8 +45,10 @@ def gradient(name: str, backward: Callable[..., Any], save: Callable[..., None])
 
 def transformed() -> bool:
     """Whether the caller is inside a transform of torch.func, or forward-mode derivatives are on, in eager code."""
-    if torch.compiler.is_compiling():
-        return False
+    return not torch.compiler.is_compiling() and _transforms()
+
+
+def _transforms() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None or torch.autograd.forward_ad._current_level >= 0
 
 
@@ -56,7 +58,7 @@ def watched() -> bool:
         torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._is_torch_function_mode_enabled()
-        or transformed()
+        or _transforms()
         or torch.autograd._profiler_enabled()
     )
 
@@ -66,7 +68,8 @@ def sample(name: str, z: Tensor, *args: Any) -> Any:
 
     The dispatcher costs some 60 us a call on lists of tensors (torch 2.13), a tenth of a small chain.
     """
-    if watched() or type(z) is not Tensor or z.requires_grad or any(_requires_grad(a) for a in args[:2]):
+    followed = torch.is_grad_enabled() and (z.requires_grad or any(_requires_grad(a) for a in args[:2]))
+    if followed or type(z) is not Tensor or watched() or z.is_neg():
         return getattr(torch.ops.mmebm, name)(z, *args)
     return _BODIES[name](z, *args)
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .remembered import remembered
+
 Size = float | Sequence[float] | Tensor
 
 
@@ -99,39 +101,31 @@ def welling_teh(eps: Size) -> StepSize:
     return StepSize("welling_teh", tuple(v / 2.0 for v in values), tuple(math.sqrt(v) for v in values))
 
 
-# Tables of one step size for all steps, by (a, b, steps, device): making one anew costs as much as the rest of a call.
-_tables: dict[tuple[float, float, int, str], Tensor] = {}
-
-
 def table(
     steps: int, step_size: Size | None, convention: StepSize | None, coefficients: Tensor | None, device: torch.device
 ) -> Tensor:
     """The operators' table [steps, 3] from whichever of the three is given; not to be written into."""
-    given = [
-        name
-        for name, value in (("step_size", step_size), ("convention", convention), ("coefficients", coefficients))
-        if value is not None
-    ]
-    if len(given) != 1:
-        raise ValueError(f"step_size, convention, coefficients: expected exactly one, got {given or 'none'}")
+    if (step_size is not None) + (convention is not None) + (coefficients is not None) != 1:
+        given = {"step_size": step_size, "convention": convention, "coefficients": coefficients}
+        got = [name for name, value in given.items() if value is not None]
+        raise ValueError(f"step_size, convention, coefficients: expected exactly one, got {got or 'none'}")
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
         raise ValueError(f"steps: expected an integer >= 0, got {steps!r}")
     if coefficients is not None:
         return _own_table(steps, coefficients)
+    if isinstance(step_size, int | float):
+        return remembered(_short_run_table, step_size, steps, device)
     if step_size is not None:
         convention = short_run(step_size)
     if not isinstance(convention, StepSize):
         raise TypeError(f"convention: expected a StepSize such as physics(eta), got {convention!r}")
-    if len(convention.a) > 1 or torch.compiler.is_compiling():
+    if len(convention.a) > 1:
         return convention.coefficients(steps, device)
-    key = (convention.a[0], convention.b[0], steps, str(device))
-    if key not in _tables:
-        if len(_tables) >= 256:
-            _tables.clear()
-        # An ordinary tensor, whatever mode the first caller is in.
-        with torch.inference_mode(False):
-            _tables[key] = convention.coefficients(steps, device)
-    return _tables[key]
+    return remembered(StepSize.coefficients, convention, steps, device)
+
+
+def _short_run_table(s: float, steps: int, device: torch.device) -> Tensor:
+    return short_run(s).coefficients(steps, device)
 
 
 def _own_table(steps: int, coefficients: Tensor) -> Tensor:

@@ -75,7 +75,7 @@ def hmc(
             info.after(chains, chains.step(size.b[0], warmup + k))
     table = size.coefficients(steps, z0.device)
     if checked:
-        refuse_lost(target, chains.z, table, None)
+        refuse_lost(chains.z, table, None)
     z = target.restored(chains.z)
     if not return_info:
         return z

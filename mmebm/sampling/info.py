@@ -106,32 +106,32 @@ def shaped(target: Target, chain: Chain | MalaChain) -> dict[str, Any]:
 
 def wants_check(check: str, informed: bool, z: Tensor) -> bool:
     """Whether this call looks for lost chains: "auto" in eager CPU calls and where info is returned."""
-    if check not in ("auto", "raise", "off"):
-        raise ValueError(f"check: expected 'auto', 'raise' or 'off', got {check!r}")
     if check == "auto":
-        return informed or (z.device.type == "cpu" and not torch.compiler.is_compiling())
+        return informed or (z.is_cpu and not torch.compiler.is_compiling())
+    if check not in ("raise", "off"):
+        raise ValueError(f"check: expected 'auto', 'raise' or 'off', got {check!r}")
     return check == "raise"
 
 
-def refuse_lost(target: Target, z: Tensor, table: Tensor, grad_norm: Tensor | None) -> None:
+def refuse_lost(z: Tensor, table: Tensor, grad_norm: Tensor | None) -> None:
     """Raise `NonFiniteChains` if rows of z [N, d] are lost."""
     # A sum of finite numbers may overflow, but one with NaN or infinity in it is never finite.
-    if math.isfinite(float(z.sum())):
+    if math.isfinite(z.sum().item()):
         return
     finite = torch.isfinite(z).all(dim=1)
     lost = (~finite).nonzero().flatten().tolist()
     if lost:
-        raise NonFiniteChains(_explain(lost, target, table, None if grad_norm is None else grad_norm[finite]))
+        raise NonFiniteChains(_explain(lost, len(z), table, None if grad_norm is None else grad_norm[finite]))
 
 
-def _explain(lost: Sequence[int], target: Target, table: Tensor, grad_norm: Tensor | None) -> str:
+def _explain(lost: Sequence[int], chains: int, table: Tensor, grad_norm: Tensor | None) -> str:
     a, b, _ = table.max(dim=0).values.tolist()
     seen = (
         "" if grad_norm is None or not len(grad_norm) else f", mean |dE/dz| of the finite ones {grad_norm.mean():.4g}"
     )
     names = ", ".join(map(str, lost[:NAMED])) + (", .." if len(lost) > NAMED else "")
     return (
-        f"{len(lost)} of {len(target.rows)} chains are not finite after {len(table)} steps: {names} "
+        f"{len(lost)} of {chains} chains are not finite after {len(table)} steps: {names} "
         f"(largest a={a:.4g}, b={b:.4g}{seen}). "
         "Take smaller steps, or hold the energy with bound=, grad_clip= or a spectral norm."
     )

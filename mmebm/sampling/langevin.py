@@ -8,10 +8,10 @@ from torch import Tensor
 from mmebm.kernels import ops
 from mmebm.kernels.reference import Chain
 
-from . import graphs
+from . import again, graphs
 from .conventions import Size, StepSize, table
 from .info import LangevinInfo, refuse_lost, shaped, wants_check
-from .streams import rng_state
+from .streams import integers, rng_state
 from .target import Clamp, Energy, Target
 
 
@@ -60,6 +60,18 @@ def langevin(
     checked = wants_check(check, return_info, z0) if isinstance(z0, Tensor) else False
     if record_every is not None and (record_every < 1 or not return_info):
         raise ValueError(f"record_every: expected an integer >= 1 together with return_info=True, got {record_every}")
+    kind = None
+    if not (return_info or negate) and convention is coefficients is None and event_dims == 1:
+        lower, upper = clamp or (None, None)
+        kind, plan = again.find(
+            energy, z0, seed, offset, chain_offset, steps, step_size, reference, reference_scale, bound, grad_clip,
+            lower, upper, precision, backend,
+        )  # fmt: skip
+        if plan is not None and not isinstance(seed, Tensor):
+            z, finite = plan.chain(z0, *integers(seed, offset, chain_offset, device=z0.device, generator=generator))
+            if checked and not finite:
+                refuse_lost(z, plan.table, None)
+            return z
     target = Target(
         energy, z0, reference=reference, reference_scale=reference_scale, bound=bound, negate=negate,
         event_dims=event_dims, precision=precision, backend=backend, grad_clip=grad_clip, clamp=clamp,
@@ -68,7 +80,9 @@ def langevin(
     rng = rng_state(seed, offset, chain_offset, device=z0.device, generator=generator)
     chain = run_langevin(target, coefficients, rng, record_every or 0, return_info)
     if checked:
-        refuse_lost(target, chain.z, coefficients, chain.grad_norm if return_info else None)
+        refuse_lost(chain.z, coefficients, chain.grad_norm if return_info else None)
+    if kind is not None:
+        again.keep(energy, kind, target, coefficients)
     z = target.restored(chain.z)
     if not return_info:
         return z
@@ -85,10 +99,11 @@ def run_langevin(
     net = target.network
     if net is None:
         return graphs.run(_loop, target, coefficients, rng, record_every, statistics)
-    return ops.langevin(
-        target.rows, net.weights, net.biases, coefficients, rng, record_every=record_every, statistics=statistics,
-        **target.arguments(), **target.hold,
-    )  # fmt: skip
+    with torch.no_grad():
+        return ops.langevin(
+            target.rows, net.weights, net.biases, coefficients, rng, record_every=record_every, statistics=statistics,
+            **target.arguments(), **target.hold,
+        )  # fmt: skip
 
 
 def _loop(target: Target, coefficients: Tensor, rng: Tensor, record_every: int, statistics: bool) -> Chain:

@@ -75,7 +75,7 @@ def mala(
         coefficients, rng = size.coefficients(steps, z0.device), advanced(rng, warmup)
     chain = run_mala(target, z, coefficients, rng, record_every or 0, return_info)
     if checked:
-        refuse_lost(target, chain.z, coefficients, chain.grad_norm if return_info else None)
+        refuse_lost(chain.z, coefficients, chain.grad_norm if return_info else None)
     z = target.restored(chain.z)
     if not return_info:
         return z
@@ -91,10 +91,11 @@ def run_mala(
     """K = len(coefficients) steps of the target's chains from z [N, d]."""
     net = target.network
     if net is not None:
-        return ops.mala(
-            z, net.weights, net.biases, coefficients, rng, record_every=record_every, statistics=statistics,
-            **target.arguments(), **target.hold,
-        )  # fmt: skip
+        with torch.no_grad():
+            return ops.mala(
+                z, net.weights, net.biases, coefficients, rng, record_every=record_every, statistics=statistics,
+                **target.arguments(), **target.hold,
+            )  # fmt: skip
     held = dict(target.hold)
     lower, upper = held.pop("clamp")
     checked = reference.Constraints(held["reference"], held["reference_scale"], held["grad_clip"], lower, upper)

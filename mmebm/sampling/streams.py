@@ -26,19 +26,38 @@ def rng_state(
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """int64 [3] = (seed, offset, first chain) on `device`; seeds are taken as 64-bit two's complement."""
-    if seed is not None and generator is not None:
-        raise ValueError("seed, generator: expected at most one of them, got both")
-    if seed is None:
-        seed = fresh_seed(device, generator)
     if isinstance(seed, Tensor):
+        _one_source(seed, generator)
         if seed.numel() != 1 or seed.is_floating_point():
             raise TypeError(f"seed: expected one integer, got {seed.dtype} {list(seed.shape)}")
         seed = seed.to(torch.int64).reshape(())
+    elif seed is None:
+        seed = fresh_seed(device, generator)
+    if isinstance(seed, Tensor):
         return torch.stack((seed, seed.new_tensor(offset), seed.new_tensor(first_chain)))
+    return torch.tensor(integers(seed, offset, first_chain, generator=generator), dtype=torch.int64, device=device)
+
+
+def integers(
+    seed: int | None,
+    offset: int,
+    first_chain: int,
+    *,
+    device: torch.device | str = "cpu",
+    generator: torch.Generator | None = None,
+) -> tuple[int, int, int]:
+    """The same as three numbers."""
+    _one_source(seed, generator)
+    if seed is None:
+        seed = int(fresh_seed(device, generator))
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise TypeError(f"seed: expected an integer or None, got {seed!r}")
-    signed = (seed + (1 << 63)) % (1 << 64) - (1 << 63)
-    return torch.tensor([signed, offset, first_chain], dtype=torch.int64, device=device)
+    return (seed + (1 << 63)) % (1 << 64) - (1 << 63), offset, first_chain
+
+
+def _one_source(seed: int | Tensor | None, generator: torch.Generator | None) -> None:
+    if seed is not None and generator is not None:
+        raise ValueError("seed, generator: expected at most one of them, got both")
 
 
 class Stream:

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from mmebm.energy import Network, recognise
 from mmebm.kernels import checks, dispatch, ops
 
+from .remembered import remembered
+
 Energy = nn.Module | Callable[[Tensor], Tensor]
 Clamp = tuple[float | None, float | None]
 
@@ -62,7 +64,7 @@ class Target:
         self.network: Network | None = None
         if isinstance(net, Network) and event_dims == 1:
             refuse_transforms("energy", net.weights[0])
-            self.network = (net.negated() if negate else net).detached()
+            self.network = net.negated() if negate else net
         elif callable(energy):
             if isinstance(energy, nn.Sequential) and isinstance(net, str):
                 _tell(net)
@@ -100,15 +102,16 @@ class Target:
 
     def energy(self, z: Tensor) -> Tensor:
         """E(z), bounded: [N, d] -> [N], without history."""
-        if self.network is not None:
-            return ops.energy(z, self.network.weights, self.network.biases, **self.arguments())
         with torch.no_grad():
+            if self.network is not None:
+                return ops.energy(z, self.network.weights, self.network.biases, **self.arguments())
             return self.value(z)
 
     def energy_and_grad(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """E(z) [N] and dE/dz [N, d] before any clip, without history."""
         if self.network is not None:
-            return ops.energy_and_grad(z, self.network.weights, self.network.biases, **self.arguments())
+            with torch.no_grad():
+                return ops.energy_and_grad(z, self.network.weights, self.network.biases, **self.arguments())
         with torch.enable_grad():
             return self.differentiate(z.detach().requires_grad_())
 
@@ -173,13 +176,17 @@ def _scale(reference_scale: float | Tensor, rows: Tensor, event: torch.Size) -> 
     if isinstance(reference_scale, int | float):
         if not (reference_scale > 0 and math.isfinite(reference_scale)):
             raise ValueError(_expected_scale(reference_scale, event))
-        return rows.new_full((dim,), reference_scale)
+        return remembered(_filled, dim, float(reference_scale), rows.dtype, rows.device)
     scale = torch.as_tensor(reference_scale).detach().to(rows)
     if scale.numel() != 1 and scale.shape != event:
         raise ValueError(_expected_scale(reference_scale, event))
     if not torch.compiler.is_compiling() and not bool((scale > 0).all()):
         raise ValueError(_expected_scale(reference_scale, event))
     return scale.reshape(-1).expand(dim).contiguous()
+
+
+def _filled(dim: int, value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.full((dim,), value, dtype=dtype, device=device)
 
 
 def _expected_scale(got: float | Tensor, event: torch.Size) -> str:
