@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from bench.case import Call, environment
+from mmebm.kernels.ranges import Range
 
 SAMPLE_SECONDS = 0.03
 
@@ -78,11 +79,13 @@ def interleave(
     budget_s: float = math.inf,
     least: int = 5,
     sample_seconds: float = SAMPLE_SECONDS,
+    title: str = "bench",
 ) -> dict[str, list[float]]:
     """Seconds per call, one value a round for each contender; the order within a round is random.
 
-    After `budget_s` no round begins if `least` are done.
+    After `budget_s` no round begins if `least` are done. A profiler shows each sample as "title: contender".
     """
+    spans = {name: Range(f"{title}: {name}") for name in contenders}
     samples: dict[str, list[float]] = {name: [] for name in contenders}
     order, shuffle = list(contenders), random.Random(seed).shuffle
     with _no_collection():
@@ -93,7 +96,8 @@ def interleave(
                 break
             shuffle(order)
             for name in order:
-                samples[name].append(seconds(contenders[name], repeats[name]))
+                with spans[name]:
+                    samples[name].append(seconds(contenders[name], repeats[name]))
     return samples
 
 

@@ -94,6 +94,7 @@ def _timed(
         budget_s=effort.budget_s,
         least=effort.least,
         sample_seconds=effort.sample_seconds,
+        title=case.name,
     )
     scaled = {name: [s * _times(case, steps[name]) for s in values] for name, values in samples.items()}
     return summarise(scaled, {name: _work(case, name) for name in timed}, case.subject)

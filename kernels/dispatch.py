@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from types import ModuleType
 
 import torch
 
 from . import native, reference
+from .reference import MLP
 
 BACKENDS = ("reference", "cpu", "triton", "cuda")
 PRECISIONS = ("fp32", "bf16x3", "bf16w2", "tf32", "bf16")
@@ -16,8 +18,15 @@ _MODULES = {"reference": reference, "cpu": native}
 _PREFERENCE = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference")}
 
 
-def unsupported(backend: str, operator: str, device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why `backend` cannot serve the call, or None if it can."""
+def _module(backend: str) -> ModuleType:
+    """Of a backend that has one; those of GPUs are imported when first asked for."""
+    return _MODULES.get(backend) or importlib.import_module(f".{backend}", __package__)
+
+
+def unsupported(
+    backend: str, operator: str, device: torch.device, dtype: torch.dtype, net: MLP | None = None
+) -> str | None:
+    """Why `backend` cannot serve the call, or None if it can; of a call with a network, whether that fits as well."""
     if backend == "reference":
         return None
     if backend == "cpu":
@@ -27,11 +36,12 @@ def unsupported(backend: str, operator: str, device: torch.device, dtype: torch.
             return f"its native module is missing: {native.reason()}"
         return None if dtype == torch.float32 else f"it computes in float32, the call is in {dtype}"
     if backend in BACKENDS:
-        return f"it has no kernel for '{operator}' yet"
+        why: str | None = _module(backend).unsupported(operator, device, dtype, net)
+        return why
     raise ValueError(f"backend: expected 'auto' or one of {', '.join(BACKENDS)}, got {backend!r}")
 
 
-def choose(backend: str, operator: str, device: torch.device, dtype: torch.dtype) -> str:
+def choose(backend: str, operator: str, device: torch.device, dtype: torch.dtype, net: MLP | None = None) -> str:
     """The name of the backend that serves the call. `MMEBM_BACKEND` stands in for "auto"."""
     source = "backend"
     if backend == "auto" and (wanted := os.environ.get("MMEBM_BACKEND", "auto")) != "auto":
@@ -40,15 +50,17 @@ def choose(backend: str, operator: str, device: torch.device, dtype: torch.dtype
         raise ValueError(f"{source}: expected 'auto' or one of {', '.join(BACKENDS)}, got {backend!r}")
     if backend == "auto":
         order = _PREFERENCE.get(device.type, ("reference",))
-        return next(name for name in order if unsupported(name, operator, device, dtype) is None)
-    if reason := unsupported(backend, operator, device, dtype):
+        return next(name for name in order if unsupported(name, operator, device, dtype, net) is None)
+    if reason := unsupported(backend, operator, device, dtype, net):
         raise ValueError(f"{source}={backend!r} cannot serve mmebm::{operator}: {reason}")
     return backend
 
 
-def select(backend: str, operator: str, device: torch.device, dtype: torch.dtype = torch.float32) -> ModuleType:
+def select(
+    backend: str, operator: str, device: torch.device, dtype: torch.dtype = torch.float32, net: MLP | None = None
+) -> ModuleType:
     """The module that serves the call."""
-    return _MODULES[choose(backend, operator, device, dtype)]
+    return _module(choose(backend, operator, device, dtype, net))
 
 
 def precision(requested: str) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .ranges import ranged
 from .reference import MLP, Chain, Constraints, MalaChain
 from .reference.activations import ACTIVATIONS
 
@@ -176,6 +177,7 @@ class Prepared:
         self._first = packed.args, table.data_ptr()
         self._hold, self._steps, self._kernel = _hold(hold, scale), len(table), _cpu().chain
 
+    @ranged("langevin")
     def __call__(self, z: Tensor, seed: int, offset: int, first: int) -> tuple[Tensor, bool]:
         """The end of the chains from z [B, d], B > 0, contiguous; and whether it is finite."""
         out = torch.empty_like(z)

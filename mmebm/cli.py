@@ -162,6 +162,25 @@ def demo(
 
 
 @app.command()
+def profile(
+    call: Annotated[str, typer.Argument(help="an operator, or a saved call", metavar="CALL")],
+    tool: Annotated[str, typer.Option(help="nsys, ncu or none")] = "nsys",
+    source: Annotated[str, typer.Option("--from", help="preset or file whose training makes the call")] = "digits",
+    output: Annotated[Path, typer.Option(help="folder of the call and of what the tool writes")] = Path("profiles"),
+    repeat: Annotated[int, typer.Option(min=1, help="calls to run")] = 20,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    backend: Annotated[str, typer.Option(help="who serves the call")] = "auto",
+) -> None:
+    """Save one real operator call of a training and run it again under Nsight; prints the exact command."""
+    from mmebm.profiling import profile as run_profile
+
+    line, obstacle = run_profile(call, tool, output, source=source, repeat=repeat, device=device, backend=backend)
+    say(line)
+    if obstacle:
+        say(f"not run: {obstacle}")
+
+
+@app.command()
 def info() -> None:
     """What is built, what the machine has, and which backend serves each operator."""
     from mmebm.info import report

@@ -45,10 +45,9 @@ def _run(
     checks.rng(rng, z.device)
     checks.constraints(z, reference, reference_scale, grad_clip, lower, upper)
     checks.at_least("record_every", record_every, 0)
-    dispatch.precision(precision)
-    net = MLP(weights, biases, activation, slope, bound)
+    net = MLP(weights, biases, activation, slope, bound, dispatch.precision(precision))
     hold = Constraints(reference, reference_scale, grad_clip, lower, upper)
-    chain = getattr(dispatch.select(backend, name, z.device, z.dtype), name)
+    chain = getattr(dispatch.select(backend, name, z.device, z.dtype, net), name)
     return tuple(chain(z.contiguous(), net, coefficients, rng, hold, record_every, statistics))
 
 

@@ -25,10 +25,8 @@ def _energy(
     backend: str,
 ) -> Tensor:
     checks.network(z, weights, biases, activation, bound)
-    dispatch.precision(precision)
-    return dispatch.select(backend, "energy", z.device, z.dtype).energy(
-        z, MLP(weights, biases, activation, slope, bound)
-    )
+    net = MLP(weights, biases, activation, slope, bound, dispatch.precision(precision))
+    return dispatch.select(backend, "energy", z.device, z.dtype, net).energy(z, net)
 
 
 @fake("energy")
@@ -52,8 +50,8 @@ def _energy_backward(
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     checks.network(z, weights, biases, activation, bound)
     checks.tensor("g", g, (z.shape[0],), z)
-    net = MLP(weights, biases, activation, slope, bound)
-    return dispatch.select(backend, "energy_backward", z.device, z.dtype).energy_backward(g, z, net, parameters)
+    net = MLP(weights, biases, activation, slope, bound, dispatch.precision(precision))
+    return dispatch.select(backend, "energy_backward", z.device, z.dtype, net).energy_backward(g, z, net, parameters)
 
 
 @fake("energy_backward")
@@ -134,9 +132,8 @@ def _energy_and_grad(
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     checks.network(z, weights, biases, activation, bound)
-    dispatch.precision(precision)
-    net = MLP(weights, biases, activation, slope, bound)
-    return dispatch.select(backend, "energy_and_grad", z.device, z.dtype).energy_and_grad(z, net)
+    net = MLP(weights, biases, activation, slope, bound, dispatch.precision(precision))
+    return dispatch.select(backend, "energy_and_grad", z.device, z.dtype, net).energy_and_grad(z, net)
 
 
 @fake("energy_and_grad")

@@ -8,6 +8,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from ..ranges import Range
+from . import capture
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 NET = "Tensor[] weights, Tensor[] biases, str activation, float slope, float? bound"
@@ -26,8 +29,16 @@ def operator(name: str, schema: str) -> Callable[[Function], Function]:
     _library.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
 
     def implement(function: Function) -> Function:
-        _library.impl(name, function, "CompositeExplicitAutograd")
-        _BODIES[name] = function
+        span = Range(name)
+
+        def body(*args: Any) -> Any:
+            if capture.active is not None:
+                capture.active.take(name, args)
+            with span:
+                return function(*args)
+
+        _library.impl(name, body, "CompositeExplicitAutograd")
+        _BODIES[name] = body
         return function
 
     return implement
@@ -53,13 +64,14 @@ def _transforms() -> bool:
 
 
 def watched() -> bool:
-    """Whether tracing, a mode, a transform or a profiler wants to see the operators that are called."""
+    """Whether tracing, a mode, a transform, a profiler or a capture wants to see the operators that are called."""
     return (
         torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._is_torch_function_mode_enabled()
         or _transforms()
         or torch.autograd._profiler_enabled()
+        or capture.active is not None
     )
 
 

@@ -24,6 +24,7 @@ class MLP(NamedTuple):
     activation: str
     slope: float  # of leaky_relu below zero; other activations ignore it
     bound: float | None
+    precision: str = "fp32"  # the floor of a call; the reference keeps to the tensors' own
 
 
 def _forward(z: Tensor, net: MLP) -> tuple[Tensor, list[Tensor], list[Tensor]]:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmebm.kernels.ranges import ranged
 from mmebm.priors import EnergyPrior
 from mmebm.sampling.streams import Chains, Stream
 
@@ -41,6 +42,7 @@ class EnergyUpdate:
         self.updates = 0
         self.chains = Chains(stream, config.persistent, config.reinitialise)
 
+    @ranged("train/chains")
     def negatives(self) -> Tensor:
         """[chains, d]: `steps` more steps of the persistent chains, or of fresh ones."""
         config, prior = self.config, self.prior

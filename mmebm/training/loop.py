@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from mmebm.data import MultimodalDataset
+from mmebm.kernels.ranges import Range
 from mmebm.models import MultimodalVAE
 from mmebm.priors import EnergyPrior
 from mmebm.sampling.streams import Stream
@@ -28,6 +29,9 @@ from .energy import EnergyUpdate, TrainingDiverged, cosine
 from .run import Run
 
 Progress = Callable[[int, dict[str, float]], None]
+
+# What a profiler shows of an update; the energy's has "train/chains" within it.
+_MODEL, _ENERGY = Range("train/model"), Range("train/energy")
 
 
 def batches(rows: int, batch_size: int, seed: int, start: int = 0) -> Iterator[Tensor]:
@@ -65,17 +69,19 @@ class Trainer:
 
     def update(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         train, metrics = self.config.train, dict[str, Tensor]()
-        if self.updates < train.updates:
-            objective = self.model.objective(inputs, self.stream, energy_weight=self.energy_weight())
-            norm = self._descend(objective.loss)
-            metrics = {"loss": objective.loss.detach(), "objective": objective.value, "grad_norm": norm}
-            metrics |= objective.metrics
-            positives: tuple[Tensor, Tensor | None] = objective.z, objective.weights
-        else:
-            positives = self.model.positives(inputs, self.stream)
+        with _MODEL:
+            if self.updates < train.updates:
+                objective = self.model.objective(inputs, self.stream, energy_weight=self.energy_weight())
+                norm = self._descend(objective.loss)
+                metrics = {"loss": objective.loss.detach(), "objective": objective.value, "grad_norm": norm}
+                metrics |= objective.metrics
+                positives: tuple[Tensor, Tensor | None] = objective.z, objective.weights
+            else:
+                positives = self.model.positives(inputs, self.stream)
         if self.energy is not None and self.updates >= train.energy_start:
-            for _ in range(train.energy.repeats):
-                measured = self.energy.step(*positives)
+            with _ENERGY:
+                for _ in range(train.energy.repeats):
+                    measured = self.energy.step(*positives)
             metrics |= measured
         self.updates += 1
         return metrics

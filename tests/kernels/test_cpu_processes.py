@@ -76,7 +76,7 @@ def test_torchs_thread_count_is_taken_at_every_call(monkeypatch: pytest.MonkeyPa
 
     def spy(name: str) -> Callable[..., Any]:
         def call(*args: Any) -> Any:
-            seen.append(args[-2])
+            seen.append(args[-1])
             return getattr(_cpu, name)(*args)
 
         return call

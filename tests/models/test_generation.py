@@ -168,10 +168,11 @@ def test_encode_draws_from_the_experts(posterior: str) -> None:
             model.encoders[m].body[-1].bias[:D] += 50.0 * (2 * i - 1)
     locs = {m: model.encoders[m](x[m])[0][0].detach() for m in SHAPES}
     means = model.encode(x, ["image", "bits"], seed=5, mean=True)
-    which = (means == locs["bits"]).all(1)
-    assert bool(((means == locs["image"]).all(1) | which).all())
+    # A matrix product may round equal rows in different ways.
+    which, other = (torch.isclose(means, locs[m]).all(1) for m in ("bits", "image"))
+    assert bool((which | other).all())
     assert abs(float(which.double().mean()) - 0.5) < 5 * 0.5 / rows**0.5
-    assert torch.equal(model.encode(x, "sound", mean=True), locs["sound"].expand(rows, D))
+    torch.testing.assert_close(model.encode(x, "sound", mean=True), locs["sound"].expand(rows, D))
 
     z = model.encode(x, "sound", seed=5).double()
     scale = scale_from(posterior, model.encoders["sound"](x["sound"])[1][0]).detach().double()
