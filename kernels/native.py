@@ -142,7 +142,7 @@ def _chain(
     (rows, dim), steps = z.shape, len(table)
     kept = steps // record_every if record_every else 0
     out, states, energies = z.new_empty(rows, dim), z.new_empty(kept, rows, dim), z.new_empty(kept, rows)
-    measured = [z.new_empty(rows) for _ in range(5)] if statistics else [z.new_empty(0)] * 5
+    measured = [z.new_empty(rows if statistics else 0) for _ in range(5)]
     if rows:
         _cpu().chain(
             adjusted, z.data_ptr(), rows, steps, packed.args, table.data_ptr(), tuple(rng.tolist()),

@@ -24,7 +24,7 @@ def log_density(law: str, z: Tensor, loc: Tensor | float, scale: Tensor) -> Tens
     return -(u.abs() + (2.0 * scale).log()).sum(-1)
 
 
-def _draw(law: str, scale: Tensor, n: int, seed: int | None, offset: int, first_chain: int) -> Tensor:
+def _draw(law: str, scale: Tensor, n: int, seed: int | Tensor | None, offset: int | Tensor, first_chain: int) -> Tensor:
     """[n, d] of scale [d], in its dtype; the draw itself is float32."""
     rng = rng_state(seed, offset, first_chain, device=scale.device)
     z = ops.draw(rng, 1, n, len(scale), law=law, purpose=REFERENCE_DRAW, scale=scale.detach().float())[0]
@@ -119,7 +119,9 @@ class EnergyPrior(nn.Module):
         """-E(z) + log p_0(z), without -log Z(alpha): [.., d] -> [..]."""
         return self.reference_log_prob(z) - self.energy_of(z)
 
-    def sample_reference(self, n: int, *, seed: int | None = None, offset: int = 0, first_chain: int = 0) -> Tensor:
+    def sample_reference(
+        self, n: int, *, seed: int | Tensor | None = None, offset: int | Tensor = 0, first_chain: int = 0
+    ) -> Tensor:
         """Draws of p_0 [n, d]: where chains start."""
         return _draw(self.reference, self.reference_scale, n, seed, offset, first_chain)
 

@@ -32,6 +32,7 @@ HELP = {
     "figures": ["RUN"],
     "fit-prior": ["[RUN]", "--latents", "[n, d]", "--output", "--updates", "--seed", "--set", "--force"],
     "demo": ["--output", "--set"],
+    "profile": ["CALL", "--tool", "--from", "--output", "--repeat", "--device", "--backend"],
     "info": [],
 }
 

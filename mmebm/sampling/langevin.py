@@ -30,7 +30,7 @@ def langevin(
     clamp: Clamp | None = None,
     negate: bool = False,
     seed: int | Tensor | None = None,
-    offset: int = 0,
+    offset: int | Tensor = 0,
     generator: torch.Generator | None = None,
     chain_offset: int = 0,
     record_every: int | None = None,
@@ -67,7 +67,7 @@ def langevin(
             energy, z0, seed, offset, chain_offset, steps, step_size, reference, reference_scale, bound, grad_clip,
             lower, upper, precision, backend,
         )  # fmt: skip
-        if plan is not None and not isinstance(seed, Tensor):
+        if plan is not None and not isinstance(seed, Tensor) and not isinstance(offset, Tensor):
             z, finite = plan.chain(z0, *integers(seed, offset, chain_offset, device=z0.device, generator=generator))
             if checked and not finite:
                 refuse_lost(z, plan.table, None)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmebm.kernels.reference.noise import advanced, choose
 
-__all__ = ["Chains", "Stream", "advanced", "choose", "fresh_seed", "rng_state"]
+__all__ = ["Chains", "DeviceStream", "Stream", "advanced", "choose", "fresh_seed", "rng_state"]
 
 
 def fresh_seed(device: torch.device | str = "cpu", generator: torch.Generator | None = None) -> Tensor:
@@ -19,13 +19,16 @@ def fresh_seed(device: torch.device | str = "cpu", generator: torch.Generator | 
 
 def rng_state(
     seed: int | Tensor | None,
-    offset: int = 0,
+    offset: int | Tensor = 0,
     first_chain: int = 0,
     *,
     device: torch.device | str = "cpu",
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """int64 [3] = (seed, offset, first chain) on `device`; seeds are taken as 64-bit two's complement."""
+    """int64 [3] = (seed, offset, first chain) on `device`; seeds are taken as 64-bit two's complement.
+
+    An offset may be a tensor [] where the seed is one, so that neither is read by the host.
+    """
     if isinstance(seed, Tensor):
         _one_source(seed, generator)
         if seed.numel() != 1 or seed.is_floating_point():
@@ -34,7 +37,10 @@ def rng_state(
     elif seed is None:
         seed = fresh_seed(device, generator)
     if isinstance(seed, Tensor):
-        return torch.stack((seed, seed.new_tensor(offset), seed.new_tensor(first_chain)))
+        moved = offset if isinstance(offset, Tensor) else torch.full_like(seed, offset)
+        return torch.stack((seed, moved, torch.full_like(seed, first_chain)))
+    if isinstance(offset, Tensor):
+        raise TypeError("offset: expected an integer, as the seed is one, got a tensor")
     return torch.tensor(integers(seed, offset, first_chain, generator=generator), dtype=torch.int64, device=device)
 
 
@@ -69,6 +75,23 @@ class Stream:
     def take(self, steps: int) -> Tensor:
         """The rng state for the next `steps` steps, which are then used up."""
         rng = rng_state(self.seed, self.offset, self.first_chain, device=self.device)
+        self.offset += steps
+        return rng
+
+
+class DeviceStream(Stream):
+    """One whose counters lie on the device and move there: in a captured graph every replay takes what comes next.
+
+    Whoever replays moves `offset`, the host's knowledge of them, by what the captured code took.
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        super().__init__(stream.seed, stream.offset, stream.device, stream.first_chain)
+        self.state = rng_state(self.seed, self.offset, self.first_chain, device=self.device)
+
+    def take(self, steps: int) -> Tensor:
+        rng = self.state.clone()
+        self.state[1] += steps
         self.offset += steps
         return rng
 

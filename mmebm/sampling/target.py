@@ -180,9 +180,14 @@ def _scale(reference_scale: float | Tensor, rows: Tensor, event: torch.Size) -> 
     scale = torch.as_tensor(reference_scale).detach().to(rows)
     if scale.numel() != 1 and scale.shape != event:
         raise ValueError(_expected_scale(reference_scale, event))
-    if not torch.compiler.is_compiling() and not bool((scale > 0).all()):
+    if not _asks_nothing(scale) and not bool((scale > 0).all()):
         raise ValueError(_expected_scale(reference_scale, event))
     return scale.reshape(-1).expand(dim).contiguous()
+
+
+def _asks_nothing(t: Tensor) -> bool:
+    """Whether nobody may look at values now: in tracing, and in a CUDA graph's capture."""
+    return torch.compiler.is_compiling() or (t.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
 def _filled(dim: int, value: float, dtype: torch.dtype, device: torch.device) -> Tensor:

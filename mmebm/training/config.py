@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Sequence
 from importlib import resources
@@ -17,6 +18,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -115,6 +117,7 @@ class TrainConfig(_Section):
     """From update `energy_start` on the energy is trained; from `energy_enters` on (never, where None) its value stands
     in the encoders' objective, with a weight that grows linearly to 1 over the next `energy_warmup` updates. After the
     model's `updates`, `energy_finish` more train the energy alone, on a posterior that stands still by then.
+    `cuda_graph` makes the energy's update one CUDA graph.
     """
 
     updates: PositiveInt = 2000
@@ -129,6 +132,7 @@ class TrainConfig(_Section):
     largest_scale: PositiveFloat = 1e3
     log_every: PositiveInt = 50
     checkpoint_every: PositiveInt = 200
+    cuda_graph: bool = False
     energy: EnergyTrainConfig = EnergyTrainConfig()
 
 
@@ -142,15 +146,29 @@ class EvaluateConfig(_Section):
 
 
 class Config(_Section):
-    """A whole run."""
+    """A whole run, on one device."""
 
     seed: int = 0
+    device: str = "cpu"
     threads: PositiveInt | None = None
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     prior: PriorConfig = PriorConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, device: str) -> str:
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+            raise ValueError(f"device: expected cpu, cuda or cuda:N, got {device!r}")
+        return device
+
+    @model_validator(mode="after")
+    def _graph_on_a_gpu(self) -> Config:
+        if self.train.cuda_graph and self.device == "cpu":
+            raise ValueError("train.cuda_graph: expected device cuda, got cpu")
+        return self
 
     @property
     def updates(self) -> int:

@@ -21,6 +21,7 @@ from mmebm.sampling.streams import Chains, Stream
 
 from .build import build_prior
 from .config import EnergyTrainConfig, PriorConfig
+from .graph import UpdateGraph
 
 
 class TrainingDiverged(RuntimeError):
@@ -33,14 +34,22 @@ def cosine(update: int, total: int, floor: float = 0.01) -> float:
 
 
 class EnergyUpdate:
-    """One Adam over the prior's parameters, its chains and their noise; `total` updates set the decay's length."""
+    """One Adam over the prior's parameters, its chains and their noise; `total` updates set the decay's length.
 
-    def __init__(self, prior: EnergyPrior, config: EnergyTrainConfig, stream: Stream, total: int) -> None:
+    `cuda_graph`: from the fourth update on a replay makes the whole of it; prior and stream are on a CUDA device.
+    """
+
+    def __init__(
+        self, prior: EnergyPrior, config: EnergyTrainConfig, stream: Stream, total: int, cuda_graph: bool = False
+    ) -> None:
         self.prior, self.config, self.stream, self.total = prior, config, stream, total
         parameters = [p for p in prior.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.Adam(parameters, lr=config.learning_rate, betas=config.betas)
+        # A graph reads the learning rate where it lies.
+        rate = torch.tensor(config.learning_rate, device=stream.device) if cuda_graph else config.learning_rate
+        self.optimiser = torch.optim.Adam(parameters, lr=rate, betas=config.betas, capturable=cuda_graph)
         self.updates = 0
         self.chains = Chains(stream, config.persistent, config.reinitialise)
+        self.graph = UpdateGraph(self.update, self.chains) if cuda_graph else None
 
     @ranged("train/chains")
     def negatives(self) -> Tensor:
@@ -48,21 +57,34 @@ class EnergyUpdate:
         config, prior = self.config, self.prior
 
         def start(rng: Tensor) -> Tensor:
-            return prior.sample_reference(config.chains, seed=int(rng[0]), offset=int(rng[1]))
+            return prior.sample_reference(config.chains, seed=rng[0], offset=rng[1])
 
         def run(z: Tensor, rng: Tensor) -> Tensor:
             return prior.chain(  # type: ignore[return-value]
-                z, steps=config.steps, step_size=config.step_size, seed=rng[0], offset=int(rng[1]), check="off"
+                z, steps=config.steps, step_size=config.step_size, seed=rng[0], offset=rng[1], check="off"
             )
 
         return self.chains.advance(config.chains, config.steps, start, run)
 
     def step(self, positives: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
         """One update from positives [n, d] and their weights [n], which sum to 1 (default uniform)."""
-        config, prior = self.config, self.prior
-        positives = positives.detach().reshape(-1, prior.dim)
+        positives = positives.detach().reshape(-1, self.prior.dim)
         n = len(positives)
         weights = positives.new_full((n,), 1.0 / n) if weights is None else weights.detach().reshape(-1)
+        factor = cosine(self.updates, self.total) if self.config.decay == "cosine" else 1.0
+        group = self.optimiser.param_groups[0]
+        if self.graph is None:
+            group["lr"] = self.config.learning_rate * factor
+            metrics = self.update(positives, weights)
+        else:
+            group["lr"].fill_(self.config.learning_rate * factor)
+            metrics = self.graph.run(positives, weights)
+        self.updates += 1
+        return metrics
+
+    def update(self, positives: Tensor, weights: Tensor) -> dict[str, Tensor]:
+        """Chains, loss, backward and optimiser, as they are captured: nothing here waits for the device."""
+        config, prior, n = self.config, self.prior, len(positives)
         negatives = self.negatives()
         energies = prior.energy_of(torch.cat((positives, negatives)))
         e_pos, e_neg = (weights * energies[:n]).sum(), energies[n:].mean()
@@ -77,10 +99,7 @@ class EnergyUpdate:
         loss.backward()
         limit = math.inf if config.max_grad_norm is None else config.max_grad_norm
         norm = torch.nn.utils.clip_grad_norm_(self.optimiser.param_groups[0]["params"], limit)
-        factor = cosine(self.updates, self.total) if config.decay == "cosine" else 1.0
-        self.optimiser.param_groups[0]["lr"] = config.learning_rate * factor
         self.optimiser.step()
-        self.updates += 1
         return {
             "E_q": e_pos.detach(),
             "E_p": e_neg.detach(),

@@ -57,7 +57,8 @@ class Trainer:
         if isinstance(model.prior, EnergyPrior):
             # A stream of its own: the model's noise is the same whether or not an energy is trained beside it.
             total = max(1, (config.updates - train.energy_start) * train.energy.repeats)
-            self.energy = EnergyUpdate(model.prior, train.energy, Stream(~config.seed, device=device), total)
+            noise = Stream(~config.seed, device=device)
+            self.energy = EnergyUpdate(model.prior, train.energy, noise, total, train.cuda_graph)
         self.updates = 0
 
     def energy_weight(self) -> float:
@@ -176,8 +177,11 @@ def train(
         raise ValueError(f"resume: expected the configuration in {run_folder}, got another one")
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    model = build_model(config, data.shapes)
-    trainer = Trainer(model, config)
+    if config.device != "cpu" and not torch.cuda.is_available():
+        raise ValueError(f"device: expected one that is there, got {config.device!r} where torch finds no CUDA device")
+    data = data.to(config.device)
+    model = build_model(config, data.shapes).to(config.device)
+    trainer = Trainer(model, config, config.device)
     if resume:
         run = Run.open(run_folder)
         trainer.restore(*run.restore(model))

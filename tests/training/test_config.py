@@ -25,7 +25,7 @@ def nested(key: str, value: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("key", "known"),
     [
-        ("colour", "seed, threads, data, model, prior, train, evaluate"),
+        ("colour", "seed, device, threads, data, model, prior, train, evaluate"),
         ("model.colour", "name, latent_dim, private_dim"),
         ("prior.colour", "reference, reference_scale"),
         ("train.colour", "updates, batch_size"),
