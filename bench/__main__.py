@@ -1,5 +1,5 @@
-"""`python -m bench list|run|report` for operators against contenders, `launches` for what a step launches on a GPU,
-`experiments` for recorded trainings."""
+"""`python -m bench list|run|report` for operators against contenders, `gpu` for everything that wants a GPU, `launches`
+for what a step launches there, `experiments` for recorded trainings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ import sys
 import time
 from pathlib import Path
 
-from bench import cases, experiments, launches
+from bench import build
+
+if __name__ == "__main__" and build.wanted(sys.argv[1:]):
+    print(f"built in {build.build():.0f} s", flush=True)
+
+from bench import cases, experiments, gpu, launches
 from bench.case import Case
 from bench.record import RESULTS, machine, read, replace
 from bench.report import report
@@ -34,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
         commands.choices[name].add_argument("--results", default="cpu", help="bench/results/NAME.csv, or a path")
     command.add_argument("results", nargs="?", default="cpu", help="bench/results/NAME.csv, or a path")
     commands.add_parser("launches", help="kernels a GPU would launch for one Langevin step, by code")
+    gpu.add_arguments(commands.add_parser("gpu", help="check, prove and time everything on a GPU, in one call"))
     command = commands.add_parser("experiments", help="recorded training experiments")
     command.add_argument("what", nargs="?", choices=("list", "run", "report"), default="run")
     command.add_argument("name", nargs="*", metavar="NAME", help=", ".join(experiments.EXPERIMENTS))
@@ -94,6 +100,8 @@ def main() -> int:
     arguments = _parser().parse_args()
     if arguments.command == "experiments":
         return _experiments(arguments)
+    if arguments.command == "gpu":
+        return gpu.main(arguments)
     if arguments.command == "launches":
         print(launches.table())
         return 0
