@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Callable
 from types import ModuleType
 
 import torch
@@ -61,6 +62,12 @@ def select(
 ) -> ModuleType:
     """The module that serves the call."""
     return _module(choose(backend, operator, device, dtype, net))
+
+
+def in_one_launch(backend: str, net: MLP | None) -> bool:
+    """Whether the backend's chains of this network are one launch; else they are a loop, worth a CUDA graph."""
+    told: Callable[[MLP | None], bool] | None = getattr(_module(backend), "in_one_launch", None)
+    return backend != "reference" if told is None else told(net)
 
 
 def precision(requested: str) -> str:

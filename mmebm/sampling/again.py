@@ -68,12 +68,12 @@ def find(
 
 def keep(energy: Any, kind: Hashable, target: Target, table: Tensor) -> None:
     """Make the plan of a call of this kind that has just been served, where a plan can be made."""
-    net, snapshot = target.network, None
-    if net is not None and target.served_by("langevin") == "cpu":
-        snapshot = Snapshot.of(energy, net)
-    if net is None or snapshot is None:
+    net, mlp = target.network, target.mlp()
+    if net is None or mlp is None or target.served_by("langevin") != "cpu":
         return
-    mlp = reference.MLP(net.weights, net.biases, net.activation, net.slope, target.bound)
+    snapshot = Snapshot.of(energy, net)
+    if snapshot is None:
+        return
     hold = dict(target.hold)
     lower, upper = hold.pop("clamp")
     held = reference.Constraints(hold["reference"], hold["reference_scale"], hold["grad_clip"], lower, upper)

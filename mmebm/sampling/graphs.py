@@ -1,9 +1,10 @@
-"""CUDA graphs of the loop for an energy that is no MLP: captured once, replayed with other states, noise and steps.
+"""CUDA graphs of chains that are many launches: captured once, replayed with other states, noise and steps.
 
-A graph holds addresses. States, coefficients, noise and reference scale are copied into tensors of its own before a
-replay and results out of them after; the energy's parameters and buffers are read where they lie, so that updates in
-place are seen, and a change of address (`load_state_dict(assign=True)`, `.to()`) captures anew. What a function reaches
-beside a module cannot be watched: only an `nn.Module` or a method of one is captured.
+That is the loop for an energy that is no MLP, and an MLP too large for one kernel. A graph holds addresses. States,
+coefficients, noise, reference scale and a network's weights, which may be made anew for every call, are copied into
+tensors of its own before a replay and results out of them after. A module's parameters and buffers are read where they
+lie, so that updates in place are seen, and a change of address (`load_state_dict(assign=True)`, `.to()`) captures anew.
+What a function reaches beside a module cannot be watched: only an `nn.Module` or a method of one is captured.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmebm.kernels import dispatch
 from mmebm.kernels.reference import Chain
 
 from .target import Target
@@ -36,7 +38,10 @@ def obstacle(target: Target) -> str | None:
         return "MMEBM_CUDA_GRAPHS is 0"
     if target.rows.device.type != "cuda":
         return f"the chains are on {target.rows.device}"
-    if _module(target) is None:
+    if target.network is not None:
+        if dispatch.in_one_launch(target.served_by("langevin"), target.mlp()):
+            return "all steps are one launch"
+    elif _module(target) is None:
         return "the energy is no nn.Module, and what it reads cannot be watched"
     if torch.cuda.is_current_stream_capturing():
         return "a capture is under way, which takes the loop in"
@@ -51,21 +56,35 @@ def _module(target: Target) -> nn.Module | None:
 
 
 def key(target: Target, steps: int, record_every: int, statistics: bool) -> tuple[Any, ...]:
-    """What a captured loop depends on beside the values it is given."""
-    module, hold = _module(target), target.hold
+    """What captured chains depend on beside the values they are given."""
+    rows, hold = target.rows, target.hold
+    return (
+        *_energy_key(target), tuple(rows.shape), target.event, rows.dtype, rows.device, steps, record_every, statistics,
+        target.bound, target.negate, target.backend, hold["reference"], hold["grad_clip"], hold["clamp"],
+    )  # fmt: skip
+
+
+def _energy_key(target: Target) -> tuple[Any, ...]:
+    if (net := target.network) is not None:
+        shapes = tuple(tuple(w.shape) for w in net.weights)
+        return shapes, net.activation, net.slope, dispatch.precision(target.precision or "")
+    module = _module(target)
     if module is None:
         raise TypeError("energy: expected an nn.Module")
-    rows = target.rows
     return (
-        id(module), getattr(target.function, "__name__", ""), tuple(rows.shape), target.event, rows.dtype, rows.device,
-        steps, record_every, statistics, target.bound, target.negate, target.backend, hold["reference"],
-        hold["grad_clip"], hold["clamp"], tuple(m.training for m in module.modules()),
+        id(module), getattr(target.function, "__name__", ""), tuple(m.training for m in module.modules()),
         tuple((t.data_ptr(), t.dtype, tuple(t.shape)) for t in (*module.parameters(), *module.buffers())),
     )  # fmt: skip
 
 
+def _given(target: Target, coefficients: Tensor, rng: Tensor) -> list[Tensor]:
+    """What a replay copies into the graph's own."""
+    net = [] if target.network is None else [*target.network.weights, *target.network.biases]
+    return [target.rows, target.hold["reference_scale"], coefficients, rng, *net]
+
+
 def run(loop: Loop, target: Target, coefficients: Tensor, rng: Tensor, record_every: int, statistics: bool) -> Chain:
-    """`loop` by a replay where it can be captured, as it is where it cannot."""
+    """`loop`, which runs all steps, by a replay where it can be captured and as it is where it cannot."""
     if obstacle(target) is not None or len(coefficients) == 0:
         return loop(target, coefficients, rng, record_every, statistics)
     name = key(target, len(coefficients), record_every, statistics)
@@ -91,7 +110,7 @@ def _captured(
 
 
 class _Graph:
-    """One captured loop with the tensors that it reads and writes; `target` keeps the energy alive."""
+    """Captured chains with the tensors that they read and write; `target` keeps the energy alive."""
 
     def __init__(
         self, loop: Loop, target: Target, coefficients: Tensor, rng: Tensor, record_every: int, statistics: bool
@@ -99,6 +118,9 @@ class _Graph:
         self.target = target
         target.rows = target.rows.clone()
         target.hold["reference_scale"] = target.hold["reference_scale"].clone()
+        if (net := target.network) is not None:
+            weights, biases = ([t.detach().clone() for t in tensors] for tensors in (net.weights, net.biases))
+            target.network = net._replace(weights=weights, biases=biases)
         self.coefficients, self.rng = coefficients.clone(), rng.clone()
         with torch.cuda.device(target.rows.device):
             # A capture may not be the first to use a library, and backward runs on the stream of its forward.
@@ -113,13 +135,9 @@ class _Graph:
 
     def replay(self, target: Target, coefficients: Tensor, rng: Tensor) -> Chain:
         with torch.no_grad(), torch.inference_mode(False):
-            for mine, given in (
-                (self.target.rows, target.rows),
-                (self.target.hold["reference_scale"], target.hold["reference_scale"]),
-                (self.coefficients, coefficients),
-                (self.rng, rng),
-            ):
-                if mine.data_ptr() != given.data_ptr():
-                    mine.copy_(given)
+            own, given = _given(self.target, self.coefficients, self.rng), _given(target, coefficients, rng)
+            for mine, theirs in zip(own, given, strict=True):
+                if mine.data_ptr() != theirs.data_ptr():
+                    mine.copy_(theirs)
             self.graph.replay()
             return Chain(*(t.clone() for t in self.chain))

@@ -96,9 +96,17 @@ def run_langevin(
     target: Target, coefficients: Tensor, rng: Tensor, record_every: int = 0, statistics: bool = False
 ) -> Chain:
     """K = len(coefficients) steps of the target's chains from its rows."""
+    run = _loop if target.network is None else _operator
+    if target.rows.is_cuda:
+        return graphs.run(run, target, coefficients, rng, record_every, statistics)
+    return run(target, coefficients, rng, record_every, statistics)
+
+
+def _operator(target: Target, coefficients: Tensor, rng: Tensor, record_every: int, statistics: bool) -> Chain:
+    """A network: one operator for all steps."""
     net = target.network
     if net is None:
-        return graphs.run(_loop, target, coefficients, rng, record_every, statistics)
+        raise TypeError("energy: a callable has no operator")
     with torch.no_grad():
         return ops.langevin(
             target.rows, net.weights, net.biases, coefficients, rng, record_every=record_every, statistics=statistics,

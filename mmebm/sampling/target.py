@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mmebm.energy import Network, recognise
 from mmebm.kernels import checks, dispatch, ops
+from mmebm.kernels.reference import MLP
 
 from .remembered import remembered
 
@@ -76,7 +77,14 @@ class Target:
     def served_by(self, operator: str) -> str:
         """The backend that runs `operator`, or the update of a loop."""
         name = operator if self.network is not None else "langevin_update"
-        return dispatch.choose(self.backend, name, self.rows.device, self.rows.dtype)
+        return dispatch.choose(self.backend, name, self.rows.device, self.rows.dtype, self.mlp())
+
+    def mlp(self) -> MLP | None:
+        """A recognised network as backends take it."""
+        if (net := self.network) is None:
+            return None
+        precision = dispatch.precision(self.precision or "")
+        return MLP(net.weights, net.biases, net.activation, net.slope, self.bound, precision)
 
     def arguments(self) -> dict[str, Any]:
         """What the operators take of a recognised network beside its weights and biases."""

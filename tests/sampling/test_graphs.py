@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import mmebm
+from mmebm.kernels import dispatch
 from mmebm.sampling import graphs
 from mmebm.sampling.target import Target
 
@@ -87,6 +88,30 @@ def test_a_key_changes_with_what_a_graph_holds() -> None:
     net.train().load_state_dict(copy.deepcopy(net.state_dict()), assign=True)
     others.append(graphs.key(target(net), 5, 0, False))
     assert len({first, *others}) == len(others) + 1
+
+
+def network(width: int = 16) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(DIM, width), nn.SiLU(), nn.Linear(width, 1))
+
+
+def test_a_networks_weights_are_given_and_its_shapes_are_the_key() -> None:
+    first = graphs.key(target(network()), 5, 0, False)
+    assert graphs.key(target(network()), 5, 0, False) == first
+    others = [
+        graphs.key(target(network(17)), 5, 0, False),
+        graphs.key(target(network(), precision="bf16"), 5, 0, False),
+        graphs.key(target(network(), bound=1.0), 5, 0, False),
+        graphs.key(target(Mixed()), 5, 0, False),
+    ]
+    assert len({first, *others}) == 5
+    t = target(network())
+    given = graphs._given(t, torch.zeros(5, 3), torch.zeros(3))
+    assert [g.data_ptr() for g in given[4:]] == [p.data_ptr() for p in (*t.network.weights, *t.network.biases)]
+
+
+def test_which_chains_are_one_launch() -> None:
+    assert dispatch.in_one_launch("cpu", target(network()).mlp())
+    assert not dispatch.in_one_launch("reference", target(network()).mlp())
 
 
 # with a GPU ----------------------------------------------------------------------------------------------------------
@@ -167,6 +192,17 @@ class TestOnGpu:
         with pytest.warns(UserWarning, match="a CUDA graph cannot be captured"):
             first = mmebm.langevin(stubborn, z, seed=1, **SETTINGS)
         assert torch.equal(first, mmebm.langevin(stubborn, z, seed=1, **SETTINGS))
+
+    def test_a_network_that_is_many_launches(self, net: Mixed) -> None:
+        """The reference's loop over steps; weights change place from call to call, as a norm's do."""
+        wide, z = network(300).cuda(), torch.randn(64, DIM, device="cuda")
+        for scale in (1.0, 2.0):
+            with torch.no_grad():
+                for p in wide.parameters():
+                    p.data = scale * p
+            replayed = mmebm.langevin(wide, z, seed=1, backend="reference", **SETTINGS)
+            torch.testing.assert_close(replayed, eager(wide, z, seed=1, backend="reference"), rtol=1e-4, atol=1e-4)
+        assert len(graphs._graphs) == 1
 
     def test_only_so_many_are_kept(self, net: Mixed) -> None:
         for rows in range(1, graphs.KEPT + 4):
