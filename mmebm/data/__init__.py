@@ -5,20 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from mmebm.data.arrays import arrays
 from mmebm.data.dataset import MultimodalDataset
 from mmebm.data.digits import digits
+from mmebm.data.mfeat import mfeat
 from mmebm.data.polymnist import polymnist
 
-__all__ = ["DATASETS", "MultimodalDataset", "digits", "load", "polymnist"]
+__all__ = ["DATASETS", "MultimodalDataset", "arrays", "digits", "load", "mfeat", "polymnist"]
 
-DATASETS: dict[str, Callable[..., MultimodalDataset]] = {"digits": digits, "polymnist": polymnist}
+DATASETS: dict[str, Callable[..., MultimodalDataset]] = {
+    "digits": digits,
+    "polymnist": polymnist,
+    "mfeat": mfeat,
+    "arrays": arrays,
+}
 
 
 def load(name: str, split: str, **options: Any) -> MultimodalDataset:
     """The split ("train", "validation" or "test") of a dataset.
 
     Args:
-        name: "digits" (nothing to download) or "polymnist" (built from files under MMEBM_DATA_DIR).
+        name: "digits" (nothing to download), "polymnist" and "mfeat" (from files under MMEBM_DATA_DIR), or "arrays"
+            (your own, under the option `path`).
         split: which part.
         options: given to the dataset; all know `size` (number of rows) and `seed`.
 
