@@ -64,10 +64,10 @@ def select(
     return _module(choose(backend, operator, device, dtype, net))
 
 
-def in_one_launch(backend: str, net: MLP | None) -> bool:
+def in_one_launch(backend: str, net: MLP, device: torch.device) -> bool:
     """Whether the backend's chains of this network are one launch; else they are a loop, worth a CUDA graph."""
-    told: Callable[[MLP | None], bool] | None = getattr(_module(backend), "in_one_launch", None)
-    return backend != "reference" if told is None else told(net)
+    told: Callable[[MLP, torch.device], bool] | None = getattr(_module(backend), "in_one_launch", None)
+    return backend != "reference" if told is None else told(net, device)
 
 
 def precision(requested: str) -> str:

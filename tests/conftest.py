@@ -30,6 +30,9 @@ CONDITIONS: dict[str, Callable[[], bool]] = {
     "no_native": lambda: not native.available(),
     "no_triton": lambda: _runs_no_chains("triton"),
     "no_cuda": lambda: _runs_no_chains("cuda"),
+    "no_nvcc": lambda: shutil.which("nvcc") is None or shutil.which("g++") is None,
+    "no_gxx": lambda: shutil.which("g++") is None,
+    "with_gpu": torch.cuda.is_available,
     "no_peers": lambda: not (Path(__file__).parents[1] / "build" / "peers" / ".stamp").exists(),
 }
 

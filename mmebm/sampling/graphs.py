@@ -38,8 +38,8 @@ def obstacle(target: Target) -> str | None:
         return "MMEBM_CUDA_GRAPHS is 0"
     if target.rows.device.type != "cuda":
         return f"the chains are on {target.rows.device}"
-    if target.network is not None:
-        if dispatch.in_one_launch(target.served_by("langevin"), target.mlp()):
+    if (net := target.mlp()) is not None:
+        if dispatch.in_one_launch(target.served_by("langevin"), net, target.rows.device):
             return "all steps are one launch"
     elif _module(target) is None:
         return "the energy is no nn.Module, and what it reads cannot be watched"

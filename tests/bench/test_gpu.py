@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bench import build, gpu
-from bench.gpu import cases, checks, emulate, peaks
+from bench.gpu import cases, checks, emulate, model, peaks
 from bench.gpu.clock import Clock
 from bench.record import read
 from mmebm.kernels import dispatch, native, reference
@@ -116,6 +116,20 @@ def test_peaks_are_those_of_the_device(tmp_path: Path) -> None:
     found = peaks.recorded(path, "cpu")
     assert set(found) >= {peaks.BANDWIDTH, *peaks.RATES.values()} and all(rate > 0 for rate in found.values())
     assert peaks.recorded(path, "another") == {}
+
+
+def test_the_page_has_the_models_table() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "gpu.md").read_text()
+    assert model.table() in page and model.table().count("\n") > 10
+
+
+def test_predictions() -> None:
+    """8 tiles a multiprocessor of 1,000 clocks a step; the products of 32-64-64 take 384."""
+    found = model.predict(1000, (32, 64, 64), "bf16", 64 * 8 * model.MULTIPROCESSORS, 50)
+    assert (found.issue, found.tensor) == (1000, 384)
+    assert found.least == pytest.approx(8 * 50 * 1000 / model.CLOCK)
+    assert found.most == pytest.approx(8 * 50 * 1384 / model.CLOCK)
+    assert model.predict(100, (32, 64, 64), "bf16x3", 64, 1).least == pytest.approx(3 * 384 / model.CLOCK)
 
 
 def test_flops_are_those_of_the_gradient() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 from collections.abc import Iterator
 from typing import Any
 
@@ -110,8 +111,16 @@ def test_a_networks_weights_are_given_and_its_shapes_are_the_key() -> None:
 
 
 def test_which_chains_are_one_launch() -> None:
-    assert dispatch.in_one_launch("cpu", target(network()).mlp())
-    assert not dispatch.in_one_launch("reference", target(network()).mlp())
+    net, device = target(network()).mlp(), torch.device("cpu")
+    assert net is not None and dispatch.in_one_launch("cpu", net, device)
+    assert not dispatch.in_one_launch("reference", net, device)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="backend triton cannot run here")
+def test_which_of_tritons_chains_are_one_launch() -> None:
+    for width, one in ((64, True), (300, False)):
+        net = target(network(width), precision="bf16").mlp()
+        assert net is not None and dispatch.in_one_launch("triton", net, torch.device("cpu")) == one
 
 
 # with a GPU ----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,177 @@
+// What a kernel's body asks of the machine: on a GPU its instructions, on the host an emulator that runs one block,
+// each thread as a fiber. Emulation cannot see memory ordering, asynchronous proxies, bank conflicts or true races:
+// a fiber runs alone until its next meeting point. Sums inside an mma are in fp32, in the order of k.
+#pragma once
+
+#include <cstdint>
+
+#include "common/real.hpp"
+
+#if !defined(__CUDACC__)
+#include <ucontext.h>
+
+#include <array>
+#include <functional>
+#include <memory>
+#include <stdexcept>
+#include <vector>
+#endif
+
+namespace mmebm::simt {
+
+// Two floats rounded to nearest even, `low` in the low half; NaN stays NaN.
+MMEBM_HD uint32_t pack_bf16(float low, float high) {
+#if defined(__CUDA_ARCH__)
+  uint32_t out;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(out) : "f"(high), "f"(low));
+  return out;
+#else
+  const auto rounded = [](float x) -> uint32_t {
+    const uint32_t bits = static_cast<uint32_t>(float_bits(x));
+    return x != x ? 0x7fffu : (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+  };
+  return rounded(high) << 16 | rounded(low);
+#endif
+}
+
+#if defined(__CUDACC__)
+
+__device__ __forceinline__ int thread() { return static_cast<int>(threadIdx.x); }
+__device__ __forceinline__ void barrier() { __syncthreads(); }
+__device__ __forceinline__ float shuffle_xor(float x, int mask) { return __shfl_xor_sync(0xffffffffu, x, mask); }
+
+__device__ __forceinline__ void mma_bf16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+#define MMEBM_BODY __device__ __forceinline__
+
+#else
+
+#define MMEBM_BODY inline
+
+class Block {
+ public:
+  Block(int threads, std::function<void()> body) : fibers_(threads), traffic_(threads), body_(std::move(body)) {
+    if (threads < 32 || threads % 32 != 0) throw std::invalid_argument("threads: expected a multiple of 32");
+  }
+
+  void run() {
+    current = this;
+    for (Fiber& fiber : fibers_) {
+      fiber.stack = std::make_unique<char[]>(kStack);
+      getcontext(&fiber.context);
+      fiber.context.uc_stack.ss_sp = fiber.stack.get();
+      fiber.context.uc_stack.ss_size = kStack;
+      fiber.context.uc_link = &home_;
+      makecontext(&fiber.context, &Block::enter, 0);
+    }
+    for (bool left = true; left;) {
+      left = false;
+      bool moved = false;
+      for (thread_ = 0; thread_ < size(); ++thread_) {
+        Fiber& fiber = fibers_[thread_];
+        if (fiber.done) continue;
+        left = true;
+        if (!met(fiber)) continue;
+        moved = true;
+        swapcontext(&home_, &fiber.context);
+      }
+      if (left && !moved) {
+        current = nullptr;
+        throw std::logic_error("threads wait at a meeting point that others left out");
+      }
+    }
+    current = nullptr;
+  }
+
+  // Waits until all of `group` consecutive threads (a warp or the block) have come as often.
+  void meet(int group) {
+    Fiber& fiber = fibers_[thread_];
+    fiber.group = group;
+    ++(group == 32 ? fiber.in_warp : fiber.in_block);
+    swapcontext(&fiber.context, &home_);
+  }
+
+  using Operands = std::array<uint32_t, 6>;
+  // What each lane of the warp hands in; all lanes have read it before the next exchange.
+  template <class Read>
+  auto exchange(const Operands& mine, Read read) {
+    traffic_[thread_] = mine;
+    meet(32);
+    const auto out = read(&traffic_[thread_ / 32 * 32]);
+    meet(32);
+    return out;
+  }
+
+  int thread() const { return thread_; }
+  int size() const { return static_cast<int>(fibers_.size()); }
+  static inline Block* current = nullptr;
+
+ private:
+  static constexpr int kStack = 1 << 16;
+  struct Fiber {
+    ucontext_t context;
+    std::unique_ptr<char[]> stack;
+    int group = 1, in_warp = 0, in_block = 0;
+    bool done = false;
+  };
+
+  bool met(const Fiber& fiber) const {
+    if (fiber.group == 1) return true;
+    const int first = fiber.group == 32 ? thread_ / 32 * 32 : 0;
+    for (int i = first; i < first + fiber.group; ++i) {
+      if (fiber.group == 32 ? fibers_[i].in_warp < fiber.in_warp : fibers_[i].in_block < fiber.in_block) return false;
+    }
+    return true;
+  }
+
+  static void enter() {
+    Block& block = *current;
+    block.body_();
+    block.fibers_[block.thread_].done = true;
+  }
+
+  std::vector<Fiber> fibers_;
+  std::vector<Operands> traffic_;
+  std::function<void()> body_;
+  ucontext_t home_{};
+  int thread_ = 0;
+};
+
+inline int thread() { return Block::current->thread(); }
+inline void barrier() { Block::current->meet(Block::current->size()); }
+
+inline float shuffle_xor(float x, int mask) {
+  const int other = thread() % 32 ^ mask;
+  return Block::current->exchange({static_cast<uint32_t>(float_bits(x))}, [&](const Block::Operands* warp) {
+    return bits_float(static_cast<int32_t>(warp[other][0]));
+  });
+}
+
+// Written from the ISA's group and thread numbers, not from fragments.hpp, so that a test of one tests the other.
+inline void mma_bf16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  const int lane = thread() % 32;
+  const auto half = [](uint32_t word, int high) {
+    return bits_float(static_cast<int32_t>(high ? word & 0xffff0000u : word << 16));
+  };
+  const auto out = Block::current->exchange({a[0], a[1], a[2], a[3], b[0], b[1]}, [&](const Block::Operands* warp) {
+    std::array<float, 4> sum{c[0], c[1], c[2], c[3]};
+    for (int i = 0; i < 4; ++i) {
+      const int upper = i >= 2, n = lane % 4 * 2 + (i & 1);
+      for (int k = 0; k < 16; ++k) {
+        const int pair = k % 8 / 2, later = k >= 8;
+        const float x = half(warp[lane / 4 * 4 + pair][2 * later + upper], k & 1);
+        sum[i] += x * half(warp[n * 4 + pair][4 + later], k & 1);
+      }
+    }
+    return sum;
+  });
+  for (int i = 0; i < 4; ++i) c[i] = out[i];
+}
+
+#endif
+
+}  // namespace mmebm::simt

@@ -1,0 +1,256 @@
+"""Layers of a network of any size: a matrix product a launch, whose epilogue applies what follows it.
+
+On the way forward that is bias and activation, on the way back the activation's derivative. Products follow the floor
+of `net.precision` as those of network.py.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..reference import MLP
+from . import launch
+from .activations import activate, logistic, tanh
+from .network import matmul, nearest_tf32
+
+_ROWS, _COLUMNS, _DEPTH = 64, 64, 32  # of a product's tile and of its operands' blocks
+_ADDED_ROWS = 1024  # at least, of a program that sums over rows
+_ADDED_VALUES = 1 << 22  # at most, of all programs' sums, in which a weight's gradient has one part at least
+
+
+@triton.jit
+def _operand(w, PRECISION: tl.constexpr):
+    """A block of a product's second factor as `matmul` takes it: rounded, and what that lost (or itself)."""
+    if PRECISION == "fp32":
+        return w, w
+    elif PRECISION == "tf32":
+        w = nearest_tf32(w)
+        return w, w
+    else:
+        high = w.to(tl.bfloat16)
+        if PRECISION == "bf16":
+            return high, high
+        else:
+            return high, (w - high.to(tl.float32)).to(tl.bfloat16)
+
+
+@triton.jit
+def _tile(pointer, rows, columns, row, column, stride_row, stride_column):
+    """[R, C] of a matrix [rows, columns], zeros outside."""
+    cells = row[:, None].to(tl.int64) * stride_row + column[None, :].to(tl.int64) * stride_column
+    return tl.load(pointer + cells, mask=(row < rows)[:, None] & (column < columns)[None, :], other=0.0)
+
+
+@triton.jit(do_not_specialize=["rows"], repr=launch.kernel_name("layer_forward"))
+def forward_kernel(
+    x_ptr, w_ptr, b_ptr, value_ptr, derivative_ptr, rows, width, slope, fan_in,
+    ACTIVATION: tl.constexpr, PRECISION: tl.constexpr, VALUE: tl.constexpr, DERIVATIVE: tl.constexpr,
+    M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
+):  # fmt: skip
+    """f(x W^T + b) [rows, width] of x [rows, fan_in], and f' there."""
+    row = tl.program_id(0).to(tl.int64) * M + tl.arange(0, M)
+    unit = tl.program_id(1) * N + tl.arange(0, N)
+    total = tl.zeros((M, N), tl.float32)
+    for first in range(0, fan_in, K):
+        k = first + tl.arange(0, K)
+        x = _tile(x_ptr, rows, fan_in, row, k, fan_in, 1)
+        w, low = _operand(_tile(w_ptr, width, fan_in, unit, k, fan_in, 1), PRECISION)
+        total += matmul(x, tl.trans(w), tl.trans(low), PRECISION)
+    bias = tl.load(b_ptr + unit, mask=unit < width, other=0.0)
+    value, derivative = activate(total + bias[None, :], slope, ACTIVATION, PRECISION == "bf16")
+    cells = row[:, None] * width + unit[None, :]
+    mask = (row < rows)[:, None] & (unit < width)[None, :]
+    if VALUE:
+        tl.store(value_ptr + cells, value, mask=mask)
+    if DERIVATIVE:
+        tl.store(derivative_ptr + cells, derivative, mask=mask)
+
+
+@triton.jit(do_not_specialize=["rows"], repr=launch.kernel_name("layer_backward"))
+def backward_kernel(
+    delta_ptr, last_ptr, w_ptr, derivative_ptr, factor_ptr, out_ptr, rows, width, fan_in,
+    PRECISION: tl.constexpr, LAST: tl.constexpr, DERIVATIVE: tl.constexpr, FACTOR: tl.constexpr,
+    M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
+):  # fmt: skip
+    """(delta W) [rows, fan_in] of delta [rows, width], times f' of the layer below and a factor [rows].
+
+    With LAST delta is f' of the last hidden layer, still to be multiplied by the last weight.
+    """
+    row = tl.program_id(0).to(tl.int64) * M + tl.arange(0, M)
+    below = tl.program_id(1) * N + tl.arange(0, N)
+    total = tl.zeros((M, N), tl.float32)
+    for first in range(0, width, K):
+        k = first + tl.arange(0, K)
+        delta = _tile(delta_ptr, rows, width, row, k, width, 1)
+        if LAST:
+            delta = delta * tl.load(last_ptr + k, mask=k < width, other=0.0)[None, :]
+        w, low = _operand(_tile(w_ptr, width, fan_in, k, below, fan_in, 1), PRECISION)
+        total += matmul(delta, w, low, PRECISION)
+    cells = row[:, None] * fan_in + below[None, :]
+    mask = (row < rows)[:, None] & (below < fan_in)[None, :]
+    if DERIVATIVE:
+        total = total * tl.load(derivative_ptr + cells, mask=mask, other=0.0)
+    if FACTOR:
+        total = total * tl.load(factor_ptr + row, mask=row < rows, other=0.0)[:, None]
+    tl.store(out_ptr + cells, total, mask=mask)
+
+
+@triton.jit(do_not_specialize=["rows"], repr=launch.kernel_name("layer_head"))
+def head_kernel(
+    h_ptr, w_ptr, b_ptr, g_ptr, energy_ptr, factor_ptr, rows, width, bound,
+    BOUND: tl.constexpr, GIVEN: tl.constexpr, M: tl.constexpr, K: tl.constexpr,
+):  # fmt: skip
+    """E [rows] from the last hidden layer, bounded, and dE/de, times g [rows] where that is GIVEN."""
+    row = tl.program_id(0).to(tl.int64) * M + tl.arange(0, M)
+    e = tl.zeros((M,), tl.float32)
+    for first in range(0, width, K):
+        k = first + tl.arange(0, K)
+        w = tl.load(w_ptr + k, mask=k < width, other=0.0)
+        e += tl.sum(_tile(h_ptr, rows, width, row, k, width, 1) * w[None, :], 1)
+    e += tl.load(b_ptr)
+    factor = tl.full((M,), 1.0, tl.float32)
+    if BOUND:
+        s, rest = logistic(e * (2.0 / bound))
+        factor = s * rest * 4.0
+        e = bound * tanh(e / bound)
+    if GIVEN:
+        factor = factor * tl.load(g_ptr + row, mask=row < rows, other=0.0)
+    tl.store(energy_ptr + row, e, mask=row < rows)
+    tl.store(factor_ptr + row, factor, mask=row < rows)
+
+
+@triton.jit(do_not_specialize=["rows", "added"], repr=launch.kernel_name("layer_outer"))
+def outer_kernel(
+    delta_ptr, last_ptr, factor_ptr, x_ptr, d_weight_ptr, d_bias_ptr, rows, added, width, fan_in,
+    PRECISION: tl.constexpr, LAST: tl.constexpr, FACTOR: tl.constexpr,
+    M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
+):  # fmt: skip
+    """delta^T x [width, fan_in] and the sum of delta [width] over `added` rows, a part of each a program.
+
+    delta [rows, width] is still to be multiplied by a factor [rows] and, with LAST, by the last weight [width].
+    """
+    part = tl.program_id(0).to(tl.int64)
+    unit = tl.program_id(1) * M + tl.arange(0, M)
+    below = tl.program_id(2) * N + tl.arange(0, N)
+    total = tl.zeros((M, N), tl.float32)
+    sums = tl.zeros((M,), tl.float32)
+    for first in range(0, added, K):
+        row = part * added + first + tl.arange(0, K)
+        delta = _tile(delta_ptr, rows, width, row, unit, width, 1)  # [K, M]
+        if FACTOR:
+            delta = delta * tl.load(factor_ptr + row, mask=row < rows, other=0.0)[:, None]
+        x, low = _operand(_tile(x_ptr, rows, fan_in, row, below, fan_in, 1), PRECISION)
+        total += matmul(tl.trans(delta), x, low, PRECISION)
+        sums += tl.sum(delta, 0)
+    if LAST:
+        last = tl.load(last_ptr + unit, mask=unit < width, other=0.0)
+        total = total * last[:, None]
+        sums = sums * last
+    cells = (part * width + unit)[:, None] * fan_in + below[None, :]
+    tl.store(d_weight_ptr + cells, total, mask=(unit < width)[:, None] & (below < fan_in)[None, :])
+    if tl.program_id(2) == 0:
+        tl.store(d_bias_ptr + part * width + unit, sums, mask=unit < width)
+
+
+class Evaluated(NamedTuple):
+    """Layer inputs h_0..h_{L-1}, f' of hidden layers, as far as asked for; E, and g dE/de, empty where it is 1."""
+
+    inputs: list[Tensor]
+    derivatives: list[Tensor]
+    energy: Tensor
+    factor: Tensor
+
+
+def _precision(net: MLP) -> str:
+    """The floor itself: the blocks of its operands fit anywhere. The interpreter computes in float32."""
+    return "fp32" if launch.INTERPRETED else net.precision
+
+
+def blocks(n: int, size: int) -> int:
+    return max(1, triton.cdiv(n, size))
+
+
+def evaluate(z: Tensor, net: MLP, energy: bool, derivatives: bool = True, g: Tensor | None = None) -> Evaluated:
+    """On the way forward; of the last hidden layer the value is computed only where something needs it."""
+    rows, precision = len(z), _precision(net)
+    hidden = len(net.weights) - 1
+    head = energy or g is not None or net.bound is not None or hidden == 0
+    inputs, slopes = [z], []
+    for layer, (weight, bias) in enumerate(zip(net.weights[:-1], net.biases[:-1], strict=True)):
+        width, fan_in = weight.shape
+        wanted = head or layer < hidden - 1
+        value = z.new_empty((rows, width) if wanted else 0)
+        slope = z.new_empty((rows, width) if derivatives else 0)
+        forward_kernel[(blocks(rows, _ROWS), blocks(width, _COLUMNS))](
+            inputs[-1], weight.contiguous(), bias.contiguous(), value, slope, rows, width, net.slope, fan_in,
+            ACTIVATION=net.activation, PRECISION=precision, VALUE=wanted, DERIVATIVE=derivatives,
+            M=_ROWS, N=_COLUMNS, K=_DEPTH, num_warps=4, **launch.OPTIONS,
+        )  # fmt: skip
+        inputs.append(value)
+        slopes.append(slope)
+    if not head:
+        return Evaluated(inputs, slopes, z.new_empty(0), z.new_empty(0))
+    energies, factor = z.new_empty(rows), z.new_empty(rows)
+    head_kernel[(blocks(rows, _ROWS),)](
+        inputs[-1], net.weights[-1].contiguous(), net.biases[-1].contiguous(),
+        energies if g is None else g.contiguous(), energies, factor, rows, net.weights[-1].shape[1],
+        net.bound or 1.0, BOUND=net.bound is not None, GIVEN=g is not None,
+        M=_ROWS, K=_COLUMNS, num_warps=4, **launch.OPTIONS,
+    )  # fmt: skip
+    scaled = g is not None or net.bound is not None or hidden == 0
+    return Evaluated(inputs, slopes, energies, factor if scaled else z.new_empty(0))
+
+
+def back(at: Evaluated, net: MLP) -> list[Tensor]:
+    """dE/dz, and before it dE/da of the hidden layers but the last, deepest first and without the factor."""
+    if not at.derivatives:
+        return [_through(net.weights[0], at.factor, net)]
+    deltas = [at.derivatives[-1]]
+    for layer in range(len(net.weights) - 2, -1, -1):
+        below = at.derivatives[layer - 1] if layer else None
+        last = net.weights[-1] if layer == len(net.weights) - 2 else None
+        deltas.append(
+            _through(
+                net.weights[layer], deltas[-1], net, last, below, at.factor if layer == 0 and len(at.factor) else None
+            )
+        )
+    return deltas[1:]
+
+
+def _through(
+    weight: Tensor,
+    delta: Tensor,
+    net: MLP,
+    last: Tensor | None = None,
+    derivative: Tensor | None = None,
+    factor: Tensor | None = None,
+) -> Tensor:
+    rows, (width, fan_in) = len(delta), weight.shape
+    out = delta.new_empty(rows, fan_in)
+    backward_kernel[(blocks(rows, _ROWS), blocks(fan_in, _COLUMNS))](
+        delta, out if last is None else last.contiguous(), weight.contiguous(),
+        out if derivative is None else derivative, out if factor is None else factor, out, rows, width, fan_in,
+        PRECISION=_precision(net), LAST=last is not None, DERIVATIVE=derivative is not None, FACTOR=factor is not None,
+        M=_ROWS, N=_COLUMNS, K=_DEPTH, num_warps=4, **launch.OPTIONS,
+    )  # fmt: skip
+    return out
+
+
+def outer(delta: Tensor, x: Tensor, weight: Tensor, net: MLP, **scaled: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradient of a layer's weight and bias; parts over rows are added in their order."""
+    rows, (width, fan_in) = len(x), weight.shape
+    parts = max(1, min(triton.cdiv(rows, _ADDED_ROWS), _ADDED_VALUES // max(1, width * fan_in)))
+    added = triton.cdiv(triton.cdiv(rows, parts), _DEPTH) * _DEPTH
+    parts = triton.cdiv(rows, added)
+    d_weight, d_bias = x.new_empty(parts, width, fan_in), x.new_empty(parts, width)
+    last, factor = scaled.get("last"), scaled.get("factor")
+    outer_kernel[(parts, blocks(width, _ROWS), blocks(fan_in, _COLUMNS))](
+        delta, x if last is None else last.contiguous(), x if factor is None else factor, x, d_weight, d_bias, rows,
+        added, width, fan_in, PRECISION=_precision(net), LAST=last is not None, FACTOR=factor is not None,
+        M=_ROWS, N=_COLUMNS, K=_DEPTH, num_warps=4, **launch.OPTIONS,
+    )  # fmt: skip
+    return (d_weight[0], d_bias[0]) if parts == 1 else (d_weight.sum(0), d_bias.sum(0))
