@@ -19,7 +19,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "firefox")
 
 def _runs_no_chains(backend: str) -> bool:
     """Whether no device here has it."""
-    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    devices = ["cpu", *(["cuda"] if torch.cuda.device_count() else [])]
     return all(dispatch.unsupported(backend, "langevin", torch.device(d), torch.float32) for d in devices)
 
 

@@ -47,10 +47,12 @@ __device__ __forceinline__ void mma_bf16(float (&c)[4], const uint32_t (&a)[4], 
 }
 
 #define MMEBM_BODY __device__ __forceinline__
+#define MMEBM_UNROLL _Pragma("unroll")  // arrays are registers only where every index is a constant
 
 #else
 
 #define MMEBM_BODY inline
+#define MMEBM_UNROLL
 
 class Block {
  public:
