@@ -241,7 +241,7 @@ def judge(check: Check, x: Inputs, device: torch.device, backend: str, precision
             plain = check.call(single, "reference", "fp32")
         else:
             plain = check.plain(single, precision)
-    except (RuntimeError, ValueError, NotImplementedError) as error:
+    except (RuntimeError, ValueError) as error:
         return row | {"verdict": f"FAILED: {type(error).__name__}", "note": str(error).splitlines()[0][:200]}
     errors = loss(got, exact, check.rowwise)
     allowed = [2.0 * value + FLOOR for value in loss(plain, exact, check.rowwise)]
