@@ -34,7 +34,8 @@ def capture_call(operator: str, folder: Path, source: str | Path = "digits", upd
     every = (*ops.OPERATORS, *(f"{name}_backward" for name in ops.OPERATORS))
     if operator not in every:
         raise ValueError(f"call: expected a saved call or one of {', '.join(ops.OPERATORS)}, got {operator!r}")
-    config = load_config(source, ["train.energy_start=0"])
+    # Here and now, whatever device the configuration is for: a replay chooses its own.
+    config = load_config(source, ["train.energy_start=0", "device=cpu", "train.cuda_graph=false"])
     dataset = data.load(config.data.name, "train", **config.data.options)
     trainer = Trainer(build_model(config, dataset.shapes), config)
     rows = torch.arange(min(config.train.batch_size, len(dataset)))

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from mmebm import profiling
 from mmebm.cli import app
 from mmebm.kernels.ops import capture
+from mmebm.training import load_config
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +34,13 @@ def test_a_call_that_nobody_makes_is_refused_with_those_made(tmp_path: Path) -> 
     with pytest.raises(ValueError, match=r"call: expected a saved call or one of langevin, mala, .*, got 'sample'"):
         profiling.capture_call("sample", tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_configuration_for_another_device_is_captured_here(tmp_path: Path) -> None:
+    config = load_config("digits", ["device=cuda", "train.cuda_graph=true"])
+    (tmp_path / "gpu.json").write_text(config.model_dump_json())
+    path = profiling.capture_call("langevin", tmp_path / "calls", str(tmp_path / "gpu.json"))
+    assert capture.load(path).operator == "langevin"
 
 
 def test_commands(call: Path, tmp_path: Path) -> None:

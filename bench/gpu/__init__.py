@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from bench.build import FLAG
 from bench.gpu import cases, checks, peaks, report
 from bench.gpu.clock import Clock
 from bench.record import RESULTS, facts, replace
@@ -43,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backends", default="", help="comma-separated; by default all that serve the device")
     parser.add_argument("--seconds", type=float, default=530.0, help="after which nothing new begins")
     parser.add_argument("--tiny", action="store_true", help="small sizes: whether it works, not how fast")
-    parser.add_argument("--no-build", action="store_true", help="take the package as it is installed")
+    parser.add_argument(FLAG, action="store_true", help="take the package as it is installed")
     parser.add_argument("--only", default="", help=f"comma-separated parts: {', '.join(PARTS)}")
     parser.add_argument("--results", default="gpu", help="bench/results/NAME.csv, or a path")
     parser.add_argument("--seed", type=int, default=None, help="of the checks' inputs; by default from the clock")
@@ -136,9 +137,7 @@ def _sanitizer(run: Run) -> None:
             why = "compute-sanitizer is not on the PATH" if tool is None else "no time left"
             run.keep("sanitizer", [row | {"note": why, "verdict": "not run"}])
             continue
-        command = [tool, "--tool", check, "--error-exitcode", "99", sys.executable, "-m", "bench", "gpu", "--tiny"]
-        command += ["--only", "checks", "--seed", str(run.seed), "--backends", ",".join(run.backends)]
-        command += ["--results", str(run.path.with_suffix(".sanitizer.csv"))]
+        command = [tool, "--tool", check, "--error-exitcode", "99", sys.executable, "-m", "bench", *_small_checks(run)]
         try:
             done = subprocess.run(
                 command, cwd=ROOT, capture_output=True, text=True, timeout=run.budget.left / 2, check=False,
@@ -150,6 +149,22 @@ def _sanitizer(run: Run) -> None:
             note, verdict = "stopped for lack of time", "not finished"
         run.keep("sanitizer", [row | {"note": note, "verdict": verdict}])
     run.path.with_suffix(".sanitizer.csv").unlink(missing_ok=True)
+
+
+def _small_checks(run: Run) -> list[str]:
+    """Arguments of `python -m bench`: of the package as it stands, since nothing is to be built under a tool."""
+    arguments = [
+        "gpu",
+        FLAG,
+        "--tiny",
+        "--only",
+        "checks",
+        "--seed",
+        str(run.seed),
+        "--backends",
+        ",".join(run.backends),
+    ]
+    return [*arguments, "--results", str(run.path.with_suffix(".sanitizer.csv"))]
 
 
 PARTS = {"checks": _checks, "statistics": _statistics, "peaks": _peaks, "cases": _cases, "sanitizer": _sanitizer}

@@ -51,23 +51,22 @@ class Chain:
             layers += [linear, nn.SiLU()]
         net = nn.Sequential(*layers[:-1]).to(device)
         z = torch.randn(self.B, self.d, generator=generator).to(device)
-        rows, calls = list[dict[str, Any]](), dict[tuple[str, str], Callable[[], object]]()
+        rows, calls = list[dict[str, Any]](), dict[str, Callable[[], object]]()
         for backend in backends:
             row = {"case": self.name, "backend": backend, "contender": "mmebm", "precision": self.precision}
             judged = self._judged(net, z, backend)
             if judged["verdict"] != "ok":
                 rows.append(row | judged)
             else:
-                calls[backend, self.precision] = self._subject(net, z, backend)
+                calls[f"mmebm {backend}"] = self._subject(net, z, backend)
         wall = device.type == "cpu"
         others, absent = contenders.chains(net, z, self.K, STEP_SIZE, self.precision)
         rows += _absent(self.name, absent)
-        named = {f"mmebm {backend}": call for (backend, _), call in calls.items()} | others
-        spreads = clock.interleaved(named, 30, SECONDS, wall=wall)
+        spreads = clock.interleaved(calls | others, 30, SECONDS, wall=wall)
         flops = mlp_flops(widths) * self.B * self.K * emulate.TIMES.get(self.precision, 1)
-        best = min((s.median for n, s in spreads.items() if n.startswith("mmebm ")), default=None)
+        best = min((s.median for n, s in spreads.items() if n in calls), default=None)
         for name, spread in spreads.items():
-            mine = name.startswith("mmebm ")
+            mine = name in calls
             row = {
                 "case": self.name, "backend": name.removeprefix("mmebm ") if mine else "",
                 "contender": "mmebm" if mine else name, "precision": self.precision, "rounds": spread.rounds,

@@ -94,6 +94,10 @@ def _energy_and_grad(x: Inputs, backend: str, precision: str) -> Sequence[Tensor
     return ops.energy_and_grad(x["z"], **_mlp(x), precision=precision, backend=backend)
 
 
+def _plain_grad(x: Inputs, precision: str) -> Sequence[Tensor]:
+    return emulate.energy_and_grad(x["z"], MLP(x["weights"], x["biases"], "silu", 0.0, None), precision)
+
+
 def _chain(operator: Callable[..., Any], **options: Any) -> Callable[[Inputs, str, str], Sequence[Tensor]]:
     def call(x: Inputs, backend: str, precision: str) -> Sequence[Tensor]:
         return operator(
@@ -169,7 +173,7 @@ CHECKS = {
     "mixture_log_prob normal": Check("mixture_log_prob", _experts, _mixture("normal")),
     "mixture_log_prob laplace": Check("mixture_log_prob", _experts, _mixture("laplace")),
     "energy": Check("energy", _energies, _energy, ALL, _plain_energy),
-    "energy_and_grad": Check("energy_and_grad", _energies, _energy_and_grad, ALL, lambda x, p: _plain_grad(x, p)),
+    "energy_and_grad": Check("energy_and_grad", _energies, _energy_and_grad, ALL, _plain_grad),
     "langevin": Check("langevin", _chains, _chain(lambda *a, **k: ops.langevin(*a, **k)[:1]), ALL, _plain_chain, True),
     "langevin wide": Check(
         "langevin", _wide, _chain(lambda *a, **k: ops.langevin(*a, **k)[:1]), ALL, _plain_chain, True
@@ -181,10 +185,6 @@ CHECKS = {
     ),
     "mala": Check("mala", _chains, _chain(ops.mala, record_every=1, statistics=True), rowwise=True),
 }  # fmt: skip
-
-
-def _plain_grad(x: Inputs, precision: str) -> Sequence[Tensor]:
-    return emulate.energy_and_grad(x["z"], MLP(x["weights"], x["biases"], "silu", 0.0, None), precision)
 
 
 @contextmanager

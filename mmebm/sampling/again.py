@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mmebm.energy import Snapshot
-from mmebm.kernels import native, reference
+from mmebm.kernels import native
 from mmebm.kernels.ops import watched
 
 from .target import Target
@@ -74,9 +74,6 @@ def keep(energy: Any, kind: Hashable, target: Target, table: Tensor) -> None:
     snapshot = Snapshot.of(energy, net)
     if snapshot is None:
         return
-    hold = dict(target.hold)
-    lower, upper = hold.pop("clamp")
-    held = reference.Constraints(hold["reference"], hold["reference_scale"], hold["grad_clip"], lower, upper)
     number = id(energy)
     known, plans = _plans.get(number, _NOTHING)
     if known() is not energy:
@@ -84,4 +81,4 @@ def keep(energy: Any, kind: Hashable, target: Target, table: Tensor) -> None:
         _plans[number] = ref(energy, lambda _: _plans.pop(number, None)), plans
     if len(plans) >= _MOST:
         plans.clear()
-    plans[kind] = Plan(snapshot, native.Prepared(mlp, table, held), table)
+    plans[kind] = Plan(snapshot, native.Prepared(mlp, table, target.constraints()), table)

@@ -96,9 +96,7 @@ def run_mala(
                 z, net.weights, net.biases, coefficients, rng, record_every=record_every, statistics=statistics,
                 **target.arguments(), **target.hold,
             )  # fmt: skip
-    held = dict(target.hold)
-    lower, upper = held.pop("clamp")
-    checked = reference.Constraints(held["reference"], held["reference_scale"], held["grad_clip"], lower, upper)
+    checked = target.constraints()
     ops.check_loop(z, coefficients, rng, checked)
     draw = partial(ops.draw, backend=target.served_by("mala"))
     with torch.inference_mode(False):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mmebm.energy import Network, recognise
 from mmebm.kernels import checks, dispatch, ops
-from mmebm.kernels.reference import MLP
+from mmebm.kernels.reference import MLP, Constraints
 
 from .remembered import remembered
 
@@ -85,6 +85,11 @@ class Target:
             return None
         precision = dispatch.precision(self.precision or "")
         return MLP(net.weights, net.biases, net.activation, net.slope, self.bound, precision)
+
+    def constraints(self) -> Constraints:
+        """`hold` as backends take it."""
+        hold = self.hold
+        return Constraints(hold["reference"], hold["reference_scale"], hold["grad_clip"], *hold["clamp"])
 
     def arguments(self) -> dict[str, Any]:
         """What the operators take of a recognised network beside its weights and biases."""

@@ -29,7 +29,7 @@ class UpdateGraph:
         self.runs = 0
 
     def run(self, positives: Tensor, weights: Tensor) -> dict[str, Tensor]:
-        if self.stream is None or self.stream.offset != self.host.offset:  # the first, or restored from a checkpoint
+        if self.stream is None:
             self.chains.stream = self.stream = DeviceStream(self.host)
             self.graphs.clear()
         self.runs += 1
@@ -37,13 +37,17 @@ class UpdateGraph:
             metrics = self._aside(positives, weights)
         else:
             n = len(positives)
-            if n not in self.graphs or self.graphs[n].left(self.chains):
+            if n not in self.graphs:
                 self.graphs[n] = _Captured(self.update, self.chains, self.stream, positives, weights)
             graph = self.graphs[n]
             metrics = graph.replay(positives, weights)
             self.stream.offset += graph.taken
         self.host.offset = self.stream.offset
         return metrics
+
+    def forget(self) -> None:
+        """Of a checkpoint that is being restored: optimiser, chains and counters are others than the graphs'."""
+        self.stream = None
 
     def _aside(self, positives: Tensor, weights: Tensor) -> dict[str, Tensor]:
         """On a stream of its own, as captures want it."""
@@ -69,10 +73,6 @@ class _Captured:
                 self.states.copy_(chains.states)
         chains.states = self.states
         self.taken, stream.offset = stream.offset - before, before  # a capture runs nothing
-
-    def left(self, chains: Chains) -> bool:
-        """Whether the chains stand elsewhere than where the graph reads them: a checkpoint was restored."""
-        return chains.states is not self.states
 
     def replay(self, positives: Tensor, weights: Tensor) -> dict[str, Tensor]:
         self.positives.copy_(positives)

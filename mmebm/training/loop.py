@@ -137,6 +137,8 @@ class Trainer:
             self.energy.updates, self.energy.stream.offset = counters["energy"]["updates"], counters["energy"]["offset"]
             _load_optimiser("energy", self.energy.optimiser, tensors)
             self.energy.chains.states = tensors.get("chains")
+            if self.energy.graph is not None:
+                self.energy.graph.forget()
 
 
 def _optimiser_tensors(name: str, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -82,6 +82,16 @@ def test_a_missing_gpu_is_said() -> None:
         gpu.Run(options(Path("unused.csv"), "--device", "cuda"))
 
 
+def test_nothing_is_built_under_the_sanitizer(tmp_path: Path) -> None:
+    run = gpu.Run(options(tmp_path / "gpu.csv"))
+    arguments = gpu._small_checks(run)
+    assert not build.wanted(arguments)
+    parser = argparse.ArgumentParser()
+    gpu.add_arguments(parser)
+    parsed = parser.parse_args(arguments[1:])
+    assert parsed.tiny and parsed.only == "checks" and parsed.seed == run.seed and parsed.results != str(run.path)
+
+
 def test_who_builds() -> None:
     assert build.wanted(["gpu"]) and build.wanted(["gpu", "--tiny"])
     assert not any(map(build.wanted, ([], ["run"], ["gpu", "--no-build"], ["gpu", "--device", "cpu"], ["gpu", "-h"])))
