@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ..reference import MLP
 from . import launch, layered
-from .chain import load_network
 from .network import energy_and_grad as _energy_and_grad
+from .network import load_network
 
 
 @triton.jit(do_not_specialize=["rows"], repr=launch.kernel_name("energy"))

@@ -43,6 +43,50 @@ def load_weight(
 
 
 @triton.jit
+def load_network(
+    w1_ptr,
+    b1_ptr,
+    w2_ptr,
+    b2_ptr,
+    w3_ptr,
+    b3_ptr,
+    w_ptr,
+    b_ptr,
+    DIM: tl.constexpr,
+    H1: tl.constexpr,
+    H2: tl.constexpr,
+    H3: tl.constexpr,
+    D: tl.constexpr,
+    P1: tl.constexpr,
+    P2: tl.constexpr,
+    P3: tl.constexpr,
+    DEPTH: tl.constexpr,
+    PRECISION: tl.constexpr,
+    HALVED: tl.constexpr,
+):
+    """Weights and biases of DEPTH hidden layers (those that are not there repeat the last) and of the last layer."""
+    w1, low1 = load_weight(w1_ptr, H1, DIM, P1, D, PRECISION, HALVED)
+    i = tl.arange(0, P1)
+    b1 = tl.load(b1_ptr + i, mask=i < H1, other=0.0)
+    w2, low2, b2, w3, low3, b3 = w1, low1, b1, w1, low1, b1
+    if DEPTH >= 2:
+        w2, low2 = load_weight(w2_ptr, H2, H1, P2, P1, PRECISION, HALVED)
+        i2 = tl.arange(0, P2)
+        b2 = tl.load(b2_ptr + i2, mask=i2 < H2, other=0.0)
+    if DEPTH == 3:
+        w3, low3 = load_weight(w3_ptr, H3, H2, P3, P2, PRECISION, HALVED)
+        i3 = tl.arange(0, P3)
+        b3 = tl.load(b3_ptr + i3, mask=i3 < H3, other=0.0)
+    if HALVED:
+        b1, b2, b3 = b1 * 0.5, b2 * 0.5, b3 * 0.5
+    LAST: tl.constexpr = DIM if DEPTH == 0 else (H1 if DEPTH == 1 else (H2 if DEPTH == 2 else H3))
+    PADDED: tl.constexpr = D if DEPTH == 0 else (P1 if DEPTH == 1 else (P2 if DEPTH == 2 else P3))
+    j = tl.arange(0, PADDED)
+    w = tl.load(w_ptr + j, mask=j < LAST, other=0.0)
+    return w1, low1, b1, w2, low2, b2, w3, low3, b3, w, tl.load(b_ptr)
+
+
+@triton.jit
 def matmul(x, w, low, PRECISION: tl.constexpr):
     """x [M, K] float32 times w [K, N] as `load_weight` gave it: [M, N] float32."""
     if PRECISION == "fp32":

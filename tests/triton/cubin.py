@@ -16,7 +16,9 @@ from triton.compiler import ASTSource
 from mmebm.kernels.triton import launch
 
 _CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-_INTEGERS = ("rows", "steps", "record_every", "tiles", "blocks", "dim", "step", "values")
+# Arguments that are integers; of these, sizes that `aligned` says are multiples of 16.
+_SIZES = ("values", "dim", "width", "fan_in")
+_INTEGERS = (*_SIZES, "rows", "steps", "record_every", "tiles", "blocks", "step", "subsets", "lead", "leads", "added")
 
 
 class Code(NamedTuple):
@@ -30,7 +32,7 @@ class Code(NamedTuple):
     whole: Counter[str]
 
 
-def compiled(kernel: Any, constants: dict[str, Any], capability: int, warps: int = 4) -> Code:
+def compiled(kernel: Any, constants: dict[str, Any], capability: int, warps: int = 4, aligned: bool = False) -> Code:
     """`kernel` for sm_`capability` with the options that calls use; a pointer is one to float32, rng_ptr to int64."""
     signature: dict[str, str] = {}
     values: dict[tuple[int], Any] = {}
@@ -40,9 +42,10 @@ def compiled(kernel: Any, constants: dict[str, Any], capability: int, warps: int
             signature[name], values[(i,)] = "constexpr", constants[name]
         elif name.endswith("_ptr"):
             signature[name] = "*i64" if name in ("rng_ptr", "present_ptr") else "*fp32"
-            attributes[(i,)] = [["tt.divisibility", 16]]  # as torch allocates
         else:
             signature[name] = "i32" if name in _INTEGERS else "fp32"
+        if name not in constants and (name.endswith("_ptr") or (aligned and name in _SIZES)):
+            attributes[(i,)] = [["tt.divisibility", 16]]  # pointers as torch allocates
     binary = triton.compile(
         ASTSource(kernel, signature, values, attributes),
         target=GPUTarget("cuda", capability, 32),

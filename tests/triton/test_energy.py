@@ -5,7 +5,6 @@ Those of networks too large for a program are in test_layered.py, as are the gra
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import pytest
@@ -20,30 +19,11 @@ from mmebm.kernels.reference.activations import ACTIVATIONS
 from mmebm.kernels.triton import layered, layers
 from mmebm.kernels.triton.energy import energy, energy_and_grad, energy_backward, energy_kernel
 
-from .aligned import compiled
+from .cubin import compiled
+from .networks import double, network, reordered
 from .slow import slow
 
 interpreted = pytest.mark.interpreted
-
-
-def network(dim: int, hidden: tuple[int, ...], activation: str = "silu", bound: float | None = None) -> MLP:
-    sizes = [dim, *hidden, 1]
-    weights = [torch.randn(n, m) / m**0.5 for m, n in itertools.pairwise(sizes)]
-    return MLP(weights, [0.3 * torch.randn(n) for n in sizes[1:]], activation, 0.07, bound)
-
-
-def double(net: MLP) -> MLP:
-    return net._replace(weights=[w.double() for w in net.weights], biases=[b.double() for b in net.biases])
-
-
-def reordered(net: MLP) -> MLP:
-    """The same function with its hidden units in another order, so that sums round otherwise."""
-    weights, biases = list(net.weights), list(net.biases)
-    for layer in range(len(weights) - 1):
-        order = torch.randperm(len(weights[layer]))
-        weights[layer], biases[layer] = weights[layer][order], biases[layer][order]
-        weights[layer + 1] = weights[layer + 1][:, order]
-    return net._replace(weights=weights, biases=biases)
 
 
 def compare(z: Tensor, g: Tensor, net: MLP) -> None:
@@ -82,7 +62,7 @@ def test_shapes(dim: int, hidden: tuple[int, ...], rows: int, bound: float | Non
 @interpreted
 @pytest.mark.parametrize("activation", ["leaky_relu", *slow(a for a in ACTIVATIONS if a != "leaky_relu")])
 def test_activations(activation: str, poisoned_empty: None) -> None:
-    compare(2.0 * torch.randn(70, 6), torch.randn(70), network(6, (20, 11), activation))
+    compare(2.0 * torch.randn(70, 6), torch.randn(70), network(6, (20, 11), activation=activation))
 
 
 @interpreted
@@ -134,7 +114,7 @@ SLOW = ("tf32", "bf16x3", "bf16w2")
 )
 def test_kernels_keep_to_their_registers(name: str, sm: int) -> None:
     kernel, constants = COMPILED[name]
-    code = compiled(kernel, constants, sm)
+    code = compiled(kernel, constants, sm, aligned=True)
     spilled = code.stack, code.whole["LDL"] + code.whole["STL"]
     if (name, sm) != ("energy-bf16", 80):  # 64 rows of two layers and mma.sync: what langevin spills there, too
         assert spilled == (0, 0)

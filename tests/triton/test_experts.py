@@ -17,7 +17,7 @@ pytest.importorskip("triton", reason="backend triton cannot run here")
 from mmebm.kernels import ops, reference
 from mmebm.kernels.triton import mixture, product, subsets
 
-from .aligned import compiled
+from .cubin import compiled
 from .slow import slow
 
 interpreted = pytest.mark.interpreted
@@ -171,7 +171,7 @@ COMPILED: dict[str, tuple[Any, dict[str, Any]]] = {
 @pytest.mark.parametrize("name", COMPILED)
 def test_kernels_keep_to_their_registers(name: str, sm: int) -> None:
     kernel, constants = COMPILED[name]
-    code = compiled(kernel, constants, sm)
+    code = compiled(kernel, constants, sm, aligned=True)
     assert code.stack == 0 and code.whole["LDL"] + code.whole["STL"] == 0
     if name.startswith("product"):
         assert code.whole["BAR"] + code.whole["SHFL"] == 0, "all experts of a value are one thread's"

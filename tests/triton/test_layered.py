@@ -5,7 +5,7 @@ Networks here are small and handed to the layers directly; two are too large for
 
 from __future__ import annotations
 
-import itertools
+import functools
 from typing import Any
 
 import pytest
@@ -19,6 +19,8 @@ from mmebm.kernels.reference import MLP, Constraints
 from mmebm.kernels.reference.activations import ACTIVATIONS
 from mmebm.kernels.triton import launch, layered, layers
 
+from . import networks
+from .networks import double, reordered
 from .slow import slow
 
 pytestmark = pytest.mark.interpreted
@@ -40,29 +42,8 @@ SHAPES = [
     (5, (7, 6, 5, 4, 3), 64),
     (64, (64, 64), 128),
 ]
+network = functools.partial(networks.network, gain=3.0)
 each_operator = pytest.mark.parametrize("operator", ["langevin", "mala"])
-
-
-def network(dim: int, hidden: tuple[int, ...], **options: Any) -> MLP:
-    sizes = [dim, *hidden, 1]
-    weights = [torch.randn(n, m) / m**0.5 for m, n in itertools.pairwise(sizes)]
-    weights[-1] *= 3.0
-    net = MLP(weights, [0.3 * torch.randn(n) for n in sizes[1:]], "silu", 0.07, None)
-    return net._replace(**options)
-
-
-def double(net: MLP) -> MLP:
-    return net._replace(weights=[w.double() for w in net.weights], biases=[b.double() for b in net.biases])
-
-
-def reordered(net: MLP) -> MLP:
-    """The same function with its hidden units in another order, so that sums round otherwise."""
-    weights, biases = list(net.weights), list(net.biases)
-    for layer in range(len(weights) - 1):
-        order = torch.randperm(len(weights[layer]))
-        weights[layer], biases[layer] = weights[layer][order], biases[layer][order]
-        weights[layer + 1] = weights[layer + 1][:, order]
-    return net._replace(weights=weights, biases=biases)
 
 
 def no_worse(got: Tensor, plain: list[Tensor], exact: Tensor, name: str = "", terms: Tensor | None = None) -> None:
