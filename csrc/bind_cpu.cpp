@@ -56,7 +56,7 @@ cpu::Stream stream(const StreamArgs& args) {
 
 cpu::Hold hold(const HoldArgs& args) {
   const auto& [reference, scale, clip, lower, upper] = args;
-  return {static_cast<cpu::Reference>(reference), pointer<const float>(scale), clip, lower, upper};
+  return {static_cast<Reference>(reference), pointer<const float>(scale), clip, lower, upper};
 }
 
 auto bind_philox4x32(uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3, uint32_t k0, uint32_t k1) {
@@ -94,7 +94,7 @@ void bind_draw(Address out, Address scale, int64_t steps, int64_t rows, int64_t 
   const cpu::Kernels& lanes = cpu::kernels(cpu::choose_isa(isa));
   py::gil_scoped_release release;
   lanes.draw({pointer(out), pointer<const float>(scale), steps, rows, dim, stream({seed, offset, chain}), purpose,
-              static_cast<cpu::Law>(law)},
+              static_cast<Law>(law)},
              threads);
 }
 
@@ -155,10 +155,10 @@ void bind_langevin_update(Address z, Address grad, int64_t rows, int64_t dim, fl
 
 using ExpertsArgs = std::tuple<Address, Address, Address, int64_t, int64_t, int64_t, int>;  // mu, logvar, present, M, B, d, prior
 
-cpu::Experts experts(const ExpertsArgs& args) {
+Experts experts(const ExpertsArgs& args) {
   const auto& [mu, logvar, present, count, rows, dim, prior] = args;
   return {pointer<const float>(mu), pointer<const float>(logvar), pointer<const int64_t>(present), count, rows, dim,
-          static_cast<cpu::Prior>(prior)};
+          static_cast<Prior>(prior)};
 }
 
 void bind_product(const ExpertsArgs& in, Address mu, Address logvar, int threads, const std::string& isa) {
@@ -194,10 +194,10 @@ void bind_subsets_backward(const ExpertsArgs& in, Address g_mu, Address g_logvar
 // z, loc, scale, present, lead, rows, dim, experts, law
 using MixtureArgs = std::tuple<Address, Address, Address, Address, int64_t, int64_t, int64_t, int64_t, int>;
 
-cpu::MixtureCall mixture_call(const MixtureArgs& args, Address out) {
+MixtureCall mixture_call(const MixtureArgs& args, Address out) {
   const auto& [z, loc, scale, present, lead, rows, dim, count, law] = args;
   return {pointer<const float>(z), pointer<const float>(loc), pointer<const float>(scale), pointer<const int64_t>(present),
-          lead, rows, dim, count, static_cast<cpu::Law>(law), pointer(out)};
+          lead, rows, dim, count, static_cast<Law>(law), pointer(out)};
 }
 
 void bind_mixture(const MixtureArgs& in, Address out, int threads, const std::string& isa) {

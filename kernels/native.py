@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import importlib
-import math
 import os
 from collections.abc import Callable
 from functools import cache
@@ -16,15 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .pointers import ACTIVATION_NUMBERS, LAWS, Net, address, experts_args, hold_args, mixture_args
 from .ranges import ranged
 from .reference import MLP, Chain, Constraints, MalaChain
-from .reference.activations import ACTIVATIONS
-
-_LAWS = {"normal": 0, "laplace": 1}
-_PRIORS = {"never": 0, "always": 1, "full": 2}
-_REFERENCES = {"none": 0, "normal": 1, "laplace": 2}
-# The order of csrc/common/activation.hpp.
-_ACTIVATIONS = {name: i for i, name in enumerate(ACTIVATIONS)}
 
 
 @cache
@@ -69,46 +62,26 @@ def _empty(*shape: int) -> Tensor:
     return torch.empty(shape, dtype=torch.float32, device="cpu")
 
 
-def _address(t: Tensor) -> int:
-    """0 for a tensor without elements: nothing is to be read or written."""
-    return t.data_ptr() if t.numel() else 0
-
-
-class _Net:
-    """An MLP as csrc takes it; holds contiguous parameters alive during the call."""
-
-    def __init__(self, net: MLP) -> None:
-        self.weights = [w.contiguous() for w in net.weights]
-        self.biases = [b.contiguous() for b in net.biases]
-        layers = [(w.data_ptr(), b.data_ptr(), *w.shape) for w, b in zip(self.weights, self.biases, strict=True)]
-        self.args = (layers, _ACTIVATIONS[net.activation], net.slope, net.bound or 0.0)
-
-
-def _hold(hold: Constraints, scale: Tensor) -> tuple[int, int, float, float, float]:
-    low = -math.inf if hold.lower is None else hold.lower
-    high = math.inf if hold.upper is None else hold.upper
-    return _REFERENCES[hold.reference], scale.data_ptr(), hold.grad_clip or 0.0, low, high
-
-
 def draw(rng: Tensor, steps: int, rows: int, dim: int, law: str, purpose: int, scale: Tensor | None = None) -> Tensor:
     """Draws float32 [steps, rows, dim] of the law, times scale [dim]; rng: int64 [3] = (seed, offset, first chain)."""
     out = _empty(steps, rows, dim)
     scale = None if scale is None else scale.contiguous()
-    address = 0 if scale is None else scale.data_ptr()
-    _cpu().draw(out.data_ptr(), address, steps, rows, dim, *rng.tolist(), _LAWS[law], purpose, torch.get_num_threads())
+    _cpu().draw(
+        out.data_ptr(), address(scale), steps, rows, dim, *rng.tolist(), LAWS[law], purpose, torch.get_num_threads()
+    )
     return out
 
 
 def energy(z: Tensor, net: MLP) -> Tensor:
     """E(z): [B, d] -> [B]."""
-    z, packed, e = z.contiguous(), _Net(net), _empty(len(z))
+    z, packed, e = z.contiguous(), Net(net), _empty(len(z))
     _cpu().energy(z.data_ptr(), len(z), packed.args, e.data_ptr(), 0, torch.get_num_threads())
     return e
 
 
 def energy_and_grad(z: Tensor, net: MLP) -> tuple[Tensor, Tensor]:
     """E(z) [B] and dE/dz [B, d] in one pass."""
-    z, packed, e, grad = z.contiguous(), _Net(net), _empty(len(z)), _empty(*z.shape)
+    z, packed, e, grad = z.contiguous(), Net(net), _empty(len(z)), _empty(*z.shape)
     if len(z):
         _cpu().energy(z.data_ptr(), len(z), packed.args, e.data_ptr(), grad.data_ptr(), torch.get_num_threads())
     return e, grad
@@ -118,7 +91,7 @@ def energy_backward(
     g: Tensor, z: Tensor, net: MLP, parameters: bool = True
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """The gradient of sum_b g_b E(z_b) in z, and where `parameters`, in weights and biases; g is [B]."""
-    g, z, packed, dz = g.contiguous(), z.contiguous(), _Net(net), _empty(*z.shape)
+    g, z, packed, dz = g.contiguous(), z.contiguous(), Net(net), _empty(*z.shape)
     d_weights = [_empty(*w.shape) for w in packed.weights] if parameters else []
     d_biases = [_empty(*b.shape) for b in packed.biases] if parameters else []
     into = [(w.data_ptr(), b.data_ptr()) for w, b in zip(d_weights, d_biases, strict=True)]
@@ -138,7 +111,7 @@ def _chain(
     record_every: int,
     statistics: bool,
 ) -> list[Tensor]:
-    z, packed, table, scale = z.contiguous(), _Net(net), coefficients.contiguous(), hold.scale.contiguous()
+    z, packed, table, scale = z.contiguous(), Net(net), coefficients.contiguous(), hold.scale.contiguous()
     (rows, dim), steps = z.shape, len(table)
     kept = steps // record_every if record_every else 0
     out, states, energies = z.new_empty(rows, dim), z.new_empty(kept, rows, dim), z.new_empty(kept, rows)
@@ -146,8 +119,8 @@ def _chain(
     if rows:
         _cpu().chain(
             adjusted, z.data_ptr(), rows, steps, packed.args, table.data_ptr(), tuple(rng.tolist()),
-            _hold(hold, scale), out.data_ptr(), (record_every if kept else 0, _address(states), _address(energies)),
-            tuple(map(_address, measured)), torch.get_num_threads(),
+            hold_args(hold, scale), out.data_ptr(), (record_every if kept else 0, address(states), address(energies)),
+            tuple(map(address, measured)), torch.get_num_threads(),
         )  # fmt: skip
     return [out, states, energies, *measured]
 
@@ -172,10 +145,10 @@ class Prepared:
     """
 
     def __init__(self, net: MLP, coefficients: Tensor, hold: Constraints) -> None:
-        self._alive = _Net(net), coefficients.contiguous(), hold.scale.contiguous()
+        self._alive = Net(net), coefficients.contiguous(), hold.scale.contiguous()
         packed, table, scale = self._alive
         self._first = packed.args, table.data_ptr()
-        self._hold, self._steps, self._kernel = _hold(hold, scale), len(table), _cpu().chain
+        self._hold, self._steps, self._kernel = hold_args(hold, scale), len(table), _cpu().chain
 
     @ranged("langevin")
     def __call__(self, z: Tensor, seed: int, offset: int, first: int) -> tuple[Tensor, bool]:
@@ -204,7 +177,7 @@ def mala(
 def updates(coefficients: Tensor, rng: Tensor, hold: Constraints) -> Callable[[Tensor, Tensor, int], Tensor]:
     """`langevin_update` of (z, grad, step) for a loop: what does not change from step to step is read once."""
     kernel, rows, scale = _cpu().langevin_update, coefficients.tolist(), hold.scale.contiguous()
-    (seed, offset, first), held, threads = rng.tolist(), _hold(hold, scale), torch.get_num_threads()
+    (seed, offset, first), held, threads = rng.tolist(), hold_args(hold, scale), torch.get_num_threads()
 
     def update(z: Tensor, grad: Tensor, step: int) -> Tensor:
         z, grad = z.contiguous(), grad.contiguous()
@@ -226,15 +199,11 @@ def _wrap(offset: int) -> int:
     return (offset + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
-def _experts(mu: Tensor, logvar: Tensor, present: Tensor, prior: str) -> tuple[int, int, int, int, int, int, int]:
-    return mu.data_ptr(), logvar.data_ptr(), present.data_ptr(), *mu.shape, _PRIORS[prior]
-
-
 def product_of_experts(mu: Tensor, logvar: Tensor, present: Tensor, prior: str) -> tuple[Tensor, Tensor]:
     """mu and logvar [M, B, d], present int64 [B] -> mu and logvar [B, d] of the product."""
     present = present.contiguous()
     mean, lv = _empty(*mu.shape[1:]), _empty(*mu.shape[1:])
-    _cpu().product(_experts(mu, logvar, present, prior), mean.data_ptr(), lv.data_ptr(), torch.get_num_threads())
+    _cpu().product(experts_args(mu, logvar, present, prior), mean.data_ptr(), lv.data_ptr(), torch.get_num_threads())
     return mean, lv
 
 
@@ -245,7 +214,7 @@ def product_of_experts_backward(
     present = present.contiguous()
     d_mu, d_logvar = _empty(*mu.shape), _empty(*mu.shape)
     _cpu().product_backward(
-        _experts(mu, logvar, present, prior), g_mu.data_ptr(), g_logvar.data_ptr(), d_mu.data_ptr(),
+        experts_args(mu, logvar, present, prior), g_mu.data_ptr(), g_logvar.data_ptr(), d_mu.data_ptr(),
         d_logvar.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
     return d_mu, d_logvar
@@ -257,9 +226,9 @@ def subset_experts(mu: Tensor, logvar: Tensor, present: Tensor, prior: str, mode
     shape = (subsets, *mu.shape[1:]) if mode == "all" else (0,)
     means, logvars = _empty(*shape), _empty(*shape)
     kl = _empty(*((subsets, mu.shape[1]) if mode == "kl" else (0,)))
-    into = (_address(t) for t in (means, logvars, kl))
+    into = (address(t) for t in (means, logvars, kl))
     if mu.shape[1]:
-        _cpu().subsets(_experts(mu, logvar, present, prior), *into, torch.get_num_threads())
+        _cpu().subsets(experts_args(mu, logvar, present, prior), *into, torch.get_num_threads())
     return means, logvars, kl
 
 
@@ -269,10 +238,10 @@ def subset_experts_backward(
     """The gradient of sum(g_mu mu + g_logvar logvar) (mode "all") or sum(g_kl kl) (mode "kl") in the experts."""
     present = present.contiguous()
     d_mu, d_logvar = _empty(*mu.shape), _empty(*mu.shape)
-    incoming = (_address(g) for g in (g_mu, g_logvar, g_kl))
+    incoming = (address(g) for g in (g_mu, g_logvar, g_kl))
     if mu.shape[1]:
         _cpu().subsets_backward(
-            _experts(mu, logvar, present, prior),
+            experts_args(mu, logvar, present, prior),
             *incoming,
             d_mu.data_ptr(),
             d_logvar.data_ptr(),
@@ -281,18 +250,10 @@ def subset_experts_backward(
     return d_mu, d_logvar
 
 
-def _mixture(
-    z: Tensor, loc: Tensor, scale: Tensor, present: Tensor, law: str
-) -> tuple[int, int, int, int, int, int, int, int, int]:
-    lead = math.prod(z.shape[:-2])
-    tensors = (t.data_ptr() for t in (z, loc, scale, present))
-    return *tensors, lead, *z.shape[-2:], len(loc), _LAWS[law]
-
-
 def mixture_log_prob(z: Tensor, loc: Tensor, scale: Tensor, present: Tensor, law: str) -> Tensor:
     """z [.., B, d], loc and scale [M, B, d], present int64 [B] -> [.., B]; an empty row has the standard law."""
     present, out = present.contiguous(), _empty(*z.shape[:-1])
-    _cpu().mixture(_mixture(z, loc, scale, present, law), out.data_ptr(), torch.get_num_threads())
+    _cpu().mixture(mixture_args(z, loc, scale, present, law), out.data_ptr(), torch.get_num_threads())
     return out
 
 
@@ -302,8 +263,8 @@ def mixture_log_prob_backward(
     """The gradient of sum g log q in z, and where `parameters`, in loc and scale (else empty)."""
     present, dz = present.contiguous(), _empty(*z.shape)
     d_loc, d_scale = (_empty(*(loc.shape if parameters else (0,))) for _ in range(2))
-    into = (dz.data_ptr(), _address(d_loc), _address(d_scale))
-    _cpu().mixture_backward(_mixture(z, loc, scale, present, law), g.data_ptr(), *into, torch.get_num_threads())
+    into = (dz.data_ptr(), address(d_loc), address(d_scale))
+    _cpu().mixture_backward(mixture_args(z, loc, scale, present, law), g.data_ptr(), *into, torch.get_num_threads())
     return dz, d_loc, d_scale
 
 
@@ -314,5 +275,5 @@ def fma_rate(seconds: float, threads: int) -> float:
 
 def stage_rates(seconds: float = 0.02) -> dict[str, float]:
     """Values per second of one thread: each activation with its derivative by name, and "normals"."""
-    rates = {name: float(_cpu().activation_rate(i, seconds)) for name, i in _ACTIVATIONS.items()}
+    rates = {name: float(_cpu().activation_rate(i, seconds)) for name, i in ACTIVATION_NUMBERS.items()}
     return rates | {"normals": float(_cpu().normal_rate(seconds))}

@@ -9,7 +9,7 @@ import mmebm
 from bench.case import SUBJECT, Call, Case, Contender, Family
 from bench.cases.langevin import STEP_SIZE, Chains, ends, network, oracle, rng, starts
 from bench.contenders import chains, mlp
-from mmebm.kernels import dispatch, native, reference
+from mmebm.kernels import dispatch, native, pointers, reference
 
 
 def module(x: Chains) -> nn.Sequential:
@@ -44,8 +44,8 @@ def _public(x: Chains, general: bool) -> Call:
 def _bare(x: Chains) -> Call:
     """The compiled function alone: pointers at hand, memory for the result at hand, nothing checked."""
     kernel, out = native._cpu().chain, torch.empty_like(x.z0)
-    net = native._Net(reference.MLP(x.weights, x.biases, "silu", 0.0, None))
-    hold = native._hold(reference.Constraints("laplace", x.scale, None, None, None), x.scale)
+    net = pointers.Net(reference.MLP(x.weights, x.biases, "silu", 0.0, None))
+    hold = pointers.hold_args(reference.Constraints("laplace", x.scale, None, None, None), x.scale)
     arguments = (False, x.z0.data_ptr(), len(x.z0), x.steps, net.args, x.table.data_ptr())
     seed, offset, first = rng(0).tolist()
     threads = torch.get_num_threads()

@@ -62,4 +62,19 @@ MMEBM_HD ValueAndFirst<R> activate(R x, [[maybe_unused]] float slope) {
   }
 }
 
+// The kind known at run time.
+template <class R>
+MMEBM_HD ValueAndFirst<R> activate(Activation kind, R x, float slope) {
+  switch (kind) {
+    case Activation::silu: return activate<Activation::silu>(x, slope);
+    case Activation::gelu: return activate<Activation::gelu>(x, slope);
+    case Activation::gelu_tanh: return activate<Activation::gelu_tanh>(x, slope);
+    case Activation::leaky_relu: return activate<Activation::leaky_relu>(x, slope);
+    case Activation::relu: return activate<Activation::relu>(x, slope);
+    case Activation::softplus: return activate<Activation::softplus>(x, slope);
+    case Activation::tanh: return activate<Activation::tanh>(x, slope);
+    default: return activate<Activation::elu>(x, slope);
+  }
+}
+
 }  // namespace mmebm

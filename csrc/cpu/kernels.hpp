@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "common/activation.hpp"
+#include "common/calls.hpp"
 #include "cpu/isa.hpp"
 
 namespace mmebm::cpu {
@@ -13,8 +14,6 @@ namespace mmebm::cpu {
 struct Stream {
   uint64_t seed, offset, chain;
 };
-
-enum class Law : int { normal = 0, laplace = 1 };
 
 struct DrawCall {
   float* out;          // [steps, rows, dim]
@@ -60,8 +59,6 @@ struct EnergyBackwardCall {
   float* d_bias[kMaxLayers];
 };
 
-enum class Reference : int { none = 0, normal = 1, laplace = 2 };
-
 struct Hold {
   Reference reference;
   const float* scale;  // [dim]
@@ -95,69 +92,6 @@ struct UpdateCall {
   Stream stream;  // at this step
   Hold hold;
   float* out;
-};
-
-inline constexpr int kMaxExperts = 31;
-
-// M diagonal normal experts: mu and logvar [experts, rows, dim], present a bitmask a row.
-enum class Prior : int { never = 0, always = 1, full = 2 };
-
-struct Experts {
-  const float* mu;
-  const float* logvar;
-  const int64_t* present;
-  int64_t experts, rows, dim;
-  Prior prior;
-};
-
-struct ProductCall {
-  Experts in;
-  float* mu;  // [rows, dim]
-  float* logvar;
-};
-
-struct ProductBackwardCall {
-  Experts in;
-  const float* g_mu;  // [rows, dim]
-  const float* g_logvar;
-  float* d_mu;  // [experts, rows, dim]
-  float* d_logvar;
-};
-
-// Of every subset s = 1 .. 2^experts - 1: its product [s - 1, rows, dim], or its KL to the standard normal [s - 1, rows].
-struct SubsetsCall {
-  Experts in;
-  float* mu;
-  float* logvar;
-  float* kl;
-};
-
-struct SubsetsBackwardCall {
-  Experts in;
-  const float* g_mu;
-  const float* g_logvar;
-  const float* g_kl;
-  float* d_mu;  // [experts, rows, dim]
-  float* d_logvar;
-};
-
-// log of a row's uniform mixture: z [lead, rows, dim], loc and scale [experts, rows, dim] -> [lead, rows].
-struct MixtureCall {
-  const float* z;
-  const float* loc;
-  const float* scale;
-  const int64_t* present;
-  int64_t lead, rows, dim, experts;
-  Law law;
-  float* out;
-};
-
-struct MixtureBackwardCall {
-  MixtureCall in;  // but its `out`
-  const float* g;  // [lead, rows]
-  float* dz;
-  float* d_loc;  // null leaves loc and scale out
-  float* d_scale;
 };
 
 // One definition per instruction set; results depend on it by rounding alone, and not at all on `threads`.

@@ -10,6 +10,7 @@
 #if !defined(__CUDACC__)
 #include <ucontext.h>
 
+#include <algorithm>
 #include <array>
 #include <functional>
 #include <memory>
@@ -37,6 +38,8 @@ MMEBM_HD uint32_t pack_bf16(float low, float high) {
 #if defined(__CUDACC__)
 
 __device__ __forceinline__ int thread() { return static_cast<int>(threadIdx.x); }
+__device__ __forceinline__ int64_t block() { return blockIdx.x; }
+__device__ __forceinline__ int64_t blocks() { return gridDim.x; }
 __device__ __forceinline__ void barrier() { __syncthreads(); }
 __device__ __forceinline__ float shuffle_xor(float x, int mask) { return __shfl_xor_sync(0xffffffffu, x, mask); }
 
@@ -46,6 +49,35 @@ __device__ __forceinline__ void mma_bf16(float (&c)[4], const uint32_t (&a)[4], 
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+// Operands of mma_bf16 from a block's memory, rows of `stride` elements, all rows starting at 16 bytes. A [16, 16]; B
+// [16, 8] whose columns are the rows in memory; and one whose rows are.
+__device__ __forceinline__ uint32_t shared_address(const void* p) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
+}
+
+__device__ __forceinline__ void load_a(const uint16_t* from, int stride, uint32_t (&a)[4]) {
+  const int lane = thread() % 32;
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
+               : "r"(shared_address(from + lane % 16 * stride + lane / 16 * 8))
+               : "memory");
+}
+
+__device__ __forceinline__ void load_b(const uint16_t* from, int stride, uint32_t (&b)[2]) {
+  const int lane = thread() % 16;
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0,%1}, [%2];"
+               : "=r"(b[0]), "=r"(b[1])
+               : "r"(shared_address(from + lane % 8 * stride + lane / 8 * 8))
+               : "memory");
+}
+
+__device__ __forceinline__ void load_b_rows(const uint16_t* from, int stride, uint32_t (&b)[2]) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0,%1}, [%2];"
+               : "=r"(b[0]), "=r"(b[1])
+               : "r"(shared_address(from + thread() % 16 * stride))
+               : "memory");
+}
+
 #define MMEBM_BODY __device__ __forceinline__
 #define MMEBM_UNROLL _Pragma("unroll")  // arrays are registers only where every index is a constant
 
@@ -53,6 +85,13 @@ __device__ __forceinline__ void mma_bf16(float (&c)[4], const uint32_t (&a)[4], 
 
 #define MMEBM_BODY inline
 #define MMEBM_UNROLL
+
+// The thread that runs now.
+struct Here {
+  int thread = 0;
+  int64_t block = 0, blocks = 1;
+};
+inline Here here;
 
 class Block {
  public:
@@ -73,8 +112,8 @@ class Block {
     for (bool left = true; left;) {
       left = false;
       bool moved = false;
-      for (thread_ = 0; thread_ < size(); ++thread_) {
-        Fiber& fiber = fibers_[thread_];
+      for (here.thread = 0; here.thread < size(); ++here.thread) {
+        Fiber& fiber = fibers_[here.thread];
         if (fiber.done) continue;
         left = true;
         if (!met(fiber)) continue;
@@ -91,7 +130,7 @@ class Block {
 
   // Waits until all of `group` consecutive threads (a warp or the block) have come as often.
   void meet(int group) {
-    Fiber& fiber = fibers_[thread_];
+    Fiber& fiber = fibers_[here.thread];
     fiber.group = group;
     ++(group == 32 ? fiber.in_warp : fiber.in_block);
     swapcontext(&fiber.context, &home_);
@@ -101,14 +140,13 @@ class Block {
   // What each lane of the warp hands in; all lanes have read it before the next exchange.
   template <class Read>
   auto exchange(const Operands& mine, Read read) {
-    traffic_[thread_] = mine;
+    traffic_[here.thread] = mine;
     meet(32);
-    const auto out = read(&traffic_[thread_ / 32 * 32]);
+    const auto out = read(&traffic_[here.thread / 32 * 32]);
     meet(32);
     return out;
   }
 
-  int thread() const { return thread_; }
   int size() const { return static_cast<int>(fibers_.size()); }
   static inline Block* current = nullptr;
 
@@ -123,7 +161,7 @@ class Block {
 
   bool met(const Fiber& fiber) const {
     if (fiber.group == 1) return true;
-    const int first = fiber.group == 32 ? thread_ / 32 * 32 : 0;
+    const int first = fiber.group == 32 ? here.thread / 32 * 32 : 0;
     for (int i = first; i < first + fiber.group; ++i) {
       if (fiber.group == 32 ? fibers_[i].in_warp < fiber.in_warp : fibers_[i].in_block < fiber.in_block) return false;
     }
@@ -133,17 +171,18 @@ class Block {
   static void enter() {
     Block& block = *current;
     block.body_();
-    block.fibers_[block.thread_].done = true;
+    block.fibers_[here.thread].done = true;
   }
 
   std::vector<Fiber> fibers_;
   std::vector<Operands> traffic_;
   std::function<void()> body_;
   ucontext_t home_{};
-  int thread_ = 0;
 };
 
-inline int thread() { return Block::current->thread(); }
+inline int thread() { return here.thread; }
+inline int64_t block() { return here.block; }
+inline int64_t blocks() { return here.blocks; }
 inline void barrier() { Block::current->meet(Block::current->size()); }
 
 inline float shuffle_xor(float x, int mask) {
@@ -172,6 +211,30 @@ inline void mma_bf16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[
     return sum;
   });
   for (int i = 0; i < 4; ++i) c[i] = out[i];
+}
+
+inline void load_a(const uint16_t* from, int stride, uint32_t (&a)[4]) {
+  const int lane = thread() % 32;
+  for (int r = 0; r < 4; ++r) {
+    const uint16_t* p = from + (lane / 4 + 8 * (r % 2)) * stride + 8 * (r / 2) + 2 * (lane % 4);
+    a[r] = static_cast<uint32_t>(p[1]) << 16 | p[0];
+  }
+}
+
+inline void load_b(const uint16_t* from, int stride, uint32_t (&b)[2]) {
+  const int lane = thread() % 32;
+  for (int r = 0; r < 2; ++r) {
+    const uint16_t* p = from + lane / 4 * stride + 8 * r + 2 * (lane % 4);
+    b[r] = static_cast<uint32_t>(p[1]) << 16 | p[0];
+  }
+}
+
+inline void load_b_rows(const uint16_t* from, int stride, uint32_t (&b)[2]) {
+  const int lane = thread() % 32;
+  for (int r = 0; r < 2; ++r) {
+    const uint16_t* p = from + (8 * r + 2 * (lane % 4)) * stride + lane / 4;
+    b[r] = static_cast<uint32_t>(p[stride]) << 16 | p[0];
+  }
 }
 
 #endif

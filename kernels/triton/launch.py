@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
 from collections.abc import Callable
@@ -13,6 +12,7 @@ import torch
 import triton
 from torch import Tensor
 
+from ..device import on as on
 from ..reference import MLP, Constraints
 from . import noise
 
@@ -157,11 +157,6 @@ def limits(hold: Constraints) -> tuple[float, float, float]:
 def held(net: MLP, hold: Constraints) -> tuple[float, float, float, float]:
     """bound, clip, lower and upper."""
     return net.bound or 1.0, *limits(hold)
-
-
-def on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Triton launches on the current device's current stream: make it z's."""
-    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
 def kernel_name(base: str) -> Callable[[Any], str]:

@@ -1,18 +1,20 @@
-"""Networks that do not fit a program: energies a few launches, and chains of them a fixed number of launches a step.
+"""Chains of networks that do not fit a program: a fixed number of launches a step.
 
 Nothing waits for the device and every shape is known beforehand, so that the steps can be captured in a CUDA graph.
 """
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from .. import layered
 from ..reference import MLP, Chain, Constraints, MalaChain
-from . import launch
-from .layers import back, evaluate, outer
+from . import launch, layers
 from .noise import ACCEPT, minus_log, uniform, words
 from .update import updates
 
@@ -20,42 +22,9 @@ _NAN = tl.constexpr(tl.PropagateNan.ALL)
 _VALUES = 1024  # of a program of `accept_kernel`
 
 
-def energy(z: Tensor, net: MLP) -> Tensor:
-    """E(z): [B, d] -> [B]."""
-    if not len(z):
-        return z.new_empty(0)
-    with launch.on(z.device):
-        return evaluate(z.contiguous(), net, True, derivatives=False).energy
-
-
-def energy_and_grad(z: Tensor, net: MLP) -> tuple[Tensor, Tensor]:
-    """E(z) [B] and dE/dz [B, d] in one pass."""
-    if not len(z):
-        return z.new_empty(0), z.new_empty(z.shape)
-    with launch.on(z.device):
-        at = evaluate(z.contiguous(), net, True)
-        return at.energy, back(at, net)[-1]
-
-
-def energy_backward(
-    g: Tensor, z: Tensor, net: MLP, parameters: bool = True
-) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """The gradient of sum_b g_b E(z_b) in z, and where `parameters`, in weights and biases; g is [B]."""
-    if not len(z):
-        weights, biases = (net.weights, net.biases) if parameters else ((), ())
-        return z.new_empty(z.shape), [torch.zeros_like(w) for w in weights], [torch.zeros_like(b) for b in biases]
-    with launch.on(z.device):
-        at = evaluate(z.contiguous(), net, True, g=g)
-        *deltas, dz = back(at, net)
-        if not parameters:
-            return dz, [], []
-        grads = [outer(at.factor, at.inputs[-1], net.weights[-1], net)]
-        last: dict[str, Tensor] = {"last": net.weights[-1]}
-        hidden = zip(net.weights[-2::-1], at.inputs[-2::-1], [*at.derivatives[-1:], *deltas], strict=True)
-        for weight, x, delta in hidden:
-            grads.insert(0, outer(delta, x, weight, net, factor=at.factor, **last))
-            last = {}
-        return dz, [w for w, _ in grads], [b for _, b in grads]
+energy = partial(layered.energy, layers)
+energy_and_grad = partial(layered.energy_and_grad, layers)
+energy_backward = partial(layered.energy_backward, layers)
 
 
 @triton.jit
@@ -167,8 +136,8 @@ def langevin(
     with launch.on(z.device):
         for k in range(steps if rows else 0):
             recorded = record_every > 0 and k > 0 and k % record_every == 0
-            at = evaluate(z, net, energy=statistics or recorded)
-            grad = back(at, net)[-1]
+            at = layered.evaluate(layers, z, net, energy=statistics or recorded)
+            grad = layered.back(layers, at, net)[-1]
             if recorded:
                 states[k // record_every - 1], energies[k // record_every - 1] = z, at.energy
             before, z = z, update(z, grad, k)

@@ -6,8 +6,6 @@ of `net.precision` as those of network.py.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -18,8 +16,6 @@ from .activations import activate, logistic, tanh
 from .network import matmul, nearest_tf32
 
 _ROWS, _COLUMNS, _DEPTH = 64, 64, 32  # of a product's tile and of its operands' blocks
-_ADDED_ROWS = 1024  # at least, of a program that sums over rows
-_ADDED_VALUES = 1 << 22  # at most, of all programs' sums, in which a weight's gradient has one part at least
 
 
 @triton.jit
@@ -156,101 +152,55 @@ def outer_kernel(
         tl.store(d_bias_ptr + part * width + unit, sums, mask=unit < width)
 
 
-class Evaluated(NamedTuple):
-    """Layer inputs h_0..h_{L-1}, f' of hidden layers, as far as asked for; E, and g dE/de, empty where it is 1."""
-
-    inputs: list[Tensor]
-    derivatives: list[Tensor]
-    energy: Tensor
-    factor: Tensor
-
-
 def _precision(net: MLP) -> str:
     """The floor itself: the blocks of its operands fit anywhere. The interpreter computes in float32."""
     return "fp32" if launch.INTERPRETED else net.precision
 
 
-def blocks(n: int, size: int) -> int:
+def _blocks(n: int, size: int) -> int:
     return max(1, triton.cdiv(n, size))
 
 
-def evaluate(z: Tensor, net: MLP, energy: bool, derivatives: bool = True, g: Tensor | None = None) -> Evaluated:
-    """On the way forward; of the last hidden layer the value is computed only where something needs it."""
-    rows, precision = len(z), _precision(net)
-    hidden = len(net.weights) - 1
-    head = energy or g is not None or net.bound is not None or hidden == 0
-    inputs, slopes = [z], []
-    for layer, (weight, bias) in enumerate(zip(net.weights[:-1], net.biases[:-1], strict=True)):
-        width, fan_in = weight.shape
-        wanted = head or layer < hidden - 1
-        value = z.new_empty((rows, width) if wanted else 0)
-        slope = z.new_empty((rows, width) if derivatives else 0)
-        forward_kernel[(blocks(rows, _ROWS), blocks(width, _COLUMNS))](
-            inputs[-1], weight.contiguous(), bias.contiguous(), value, slope, rows, width, net.slope, fan_in,
-            ACTIVATION=net.activation, PRECISION=precision, VALUE=wanted, DERIVATIVE=derivatives,
-            M=_ROWS, N=_COLUMNS, K=_DEPTH, num_warps=4, **launch.OPTIONS,
-        )  # fmt: skip
-        inputs.append(value)
-        slopes.append(slope)
-    if not head:
-        return Evaluated(inputs, slopes, z.new_empty(0), z.new_empty(0))
-    energies, factor = z.new_empty(rows), z.new_empty(rows)
-    head_kernel[(blocks(rows, _ROWS),)](
-        inputs[-1], net.weights[-1].contiguous(), net.biases[-1].contiguous(),
-        energies if g is None else g.contiguous(), energies, factor, rows, net.weights[-1].shape[1],
-        net.bound or 1.0, BOUND=net.bound is not None, GIVEN=g is not None,
+def forward(x: Tensor, layer: int, net: MLP, value: Tensor, derivative: Tensor) -> None:
+    """f(x W^T + b) [B, width] of x [B, fan_in], and f' there."""
+    weight, rows = net.weights[layer].contiguous(), len(x)
+    forward_kernel[(_blocks(rows, _ROWS), _blocks(len(weight), _COLUMNS))](
+        x, weight, net.biases[layer].contiguous(), value, derivative, rows, len(weight), net.slope, weight.shape[1],
+        ACTIVATION=net.activation, PRECISION=_precision(net), VALUE=value.numel() > 0,
+        DERIVATIVE=derivative.numel() > 0, M=_ROWS, N=_COLUMNS, K=_DEPTH, num_warps=4, **launch.OPTIONS,
+    )  # fmt: skip
+
+
+def head(h: Tensor, net: MLP, g: Tensor | None, energy: Tensor, factor: Tensor) -> None:
+    """E [B] from the last hidden layer, bounded, and dE/de, times g [B] where that is given."""
+    head_kernel[(_blocks(len(h), _ROWS),)](
+        h, net.weights[-1].contiguous(), net.biases[-1].contiguous(), energy if g is None else g, energy, factor,
+        len(h), h.shape[1], net.bound or 1.0, BOUND=net.bound is not None, GIVEN=g is not None,
         M=_ROWS, K=_COLUMNS, num_warps=4, **launch.OPTIONS,
     )  # fmt: skip
-    scaled = g is not None or net.bound is not None or hidden == 0
-    return Evaluated(inputs, slopes, energies, factor if scaled else z.new_empty(0))
 
 
-def back(at: Evaluated, net: MLP) -> list[Tensor]:
-    """dE/dz, and before it dE/da of the hidden layers but the last, deepest first and without the factor."""
-    if not at.derivatives:
-        return [_through(net.weights[0], at.factor, net)]
-    deltas = [at.derivatives[-1]]
-    for layer in range(len(net.weights) - 2, -1, -1):
-        below = at.derivatives[layer - 1] if layer else None
-        last = net.weights[-1] if layer == len(net.weights) - 2 else None
-        deltas.append(
-            _through(
-                net.weights[layer], deltas[-1], net, last, below, at.factor if layer == 0 and len(at.factor) else None
-            )
-        )
-    return deltas[1:]
-
-
-def _through(
-    weight: Tensor,
-    delta: Tensor,
-    net: MLP,
-    last: Tensor | None = None,
-    derivative: Tensor | None = None,
-    factor: Tensor | None = None,
-) -> Tensor:
-    rows, (width, fan_in) = len(delta), weight.shape
-    out = delta.new_empty(rows, fan_in)
-    backward_kernel[(blocks(rows, _ROWS), blocks(fan_in, _COLUMNS))](
-        delta, out if last is None else last.contiguous(), weight.contiguous(),
-        out if derivative is None else derivative, out if factor is None else factor, out, rows, width, fan_in,
-        PRECISION=_precision(net), LAST=last is not None, DERIVATIVE=derivative is not None, FACTOR=factor is not None,
+def backward(
+    delta: Tensor, layer: int, net: MLP, last: bool, derivative: Tensor | None, factor: Tensor | None, out: Tensor
+) -> None:
+    """(delta W) [B, fan_in], times f' of the layer below and a factor [B]; see kernels/layered.py."""
+    weight, rows = net.weights[layer].contiguous(), len(delta)
+    width, fan_in = weight.shape
+    backward_kernel[(_blocks(rows, _ROWS), _blocks(fan_in, _COLUMNS))](
+        delta, net.weights[-1].contiguous(), weight, out if derivative is None else derivative,
+        out if factor is None else factor, out, rows, width, fan_in, PRECISION=_precision(net), LAST=last,
+        DERIVATIVE=derivative is not None, FACTOR=factor is not None,
         M=_ROWS, N=_COLUMNS, K=_DEPTH, num_warps=4, **launch.OPTIONS,
     )  # fmt: skip
-    return out
 
 
-def outer(delta: Tensor, x: Tensor, weight: Tensor, net: MLP, **scaled: Tensor) -> tuple[Tensor, Tensor]:
-    """The gradient of a layer's weight and bias; parts over rows are added in their order."""
-    rows, (width, fan_in) = len(x), weight.shape
-    parts = max(1, min(triton.cdiv(rows, _ADDED_ROWS), _ADDED_VALUES // max(1, width * fan_in)))
-    added = triton.cdiv(triton.cdiv(rows, parts), _DEPTH) * _DEPTH
-    parts = triton.cdiv(rows, added)
-    d_weight, d_bias = x.new_empty(parts, width, fan_in), x.new_empty(parts, width)
-    last, factor = scaled.get("last"), scaled.get("factor")
-    outer_kernel[(parts, blocks(width, _ROWS), blocks(fan_in, _COLUMNS))](
-        delta, x if last is None else last.contiguous(), x if factor is None else factor, x, d_weight, d_bias, rows,
-        added, width, fan_in, PRECISION=_precision(net), LAST=last is not None, FACTOR=factor is not None,
+def outer(
+    delta: Tensor, x: Tensor, net: MLP, last: bool, factor: Tensor | None, added: int, d_weight: Tensor, d_bias: Tensor
+) -> None:
+    """delta^T x and the sum of delta by parts of `added` rows; see kernels/layered.py."""
+    parts, width, fan_in = d_weight.shape
+    outer_kernel[(parts, _blocks(width, _ROWS), _blocks(fan_in, _COLUMNS))](
+        delta, net.weights[-1].contiguous(), x if factor is None else factor, x, d_weight, d_bias, len(x),
+        added, width, fan_in, PRECISION=_precision(net), LAST=last, FACTOR=factor is not None,
         M=_ROWS, N=_COLUMNS, K=_DEPTH, num_warps=4, **launch.OPTIONS,
     )  # fmt: skip
-    return (d_weight[0], d_bias[0]) if parts == 1 else (d_weight.sum(0), d_bias.sum(0))

@@ -19,9 +19,9 @@ from mmebm.kernels.reference.activations import ACTIVATIONS
 from mmebm.kernels.triton import layered, layers
 from mmebm.kernels.triton.energy import energy, energy_and_grad, energy_backward, energy_kernel
 
+from ..networks import double, network, reordered
+from ..slow import slow
 from .cubin import compiled
-from .networks import double, network, reordered
-from .slow import slow
 
 interpreted = pytest.mark.interpreted
 

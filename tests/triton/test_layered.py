@@ -14,14 +14,16 @@ from torch import Tensor
 
 pytest.importorskip("triton", reason="backend triton cannot run here")
 
+from mmebm.kernels import layered as by_layers
 from mmebm.kernels import ops, reference
 from mmebm.kernels.reference import MLP, Constraints
 from mmebm.kernels.reference.activations import ACTIVATIONS
 from mmebm.kernels.triton import launch, layered, layers
 
-from . import networks
-from .networks import double, reordered
-from .slow import slow
+from .. import networks
+from ..energies import SHAPES, compare_energies, no_worse
+from ..networks import double, reordered
+from ..slow import slow
 
 pytestmark = pytest.mark.interpreted
 
@@ -33,72 +35,26 @@ HOLDS: list[dict[str, Any]] = [
     {"reference": "normal", "lower": -2.1, "upper": 2.0},
     {"reference": "laplace", "bound": 3.0, "grad_clip": 0.25, "lower": -2.2},
 ]
-# (dimensions, hidden widths, rows): tiles are 64 x 64, operands' blocks 32 wide
-SHAPES = [
-    (1, (3,), 65),
-    (3, (), 5),
-    (33, (70, 40, 9), 67),
-    (130, (65,), 3),
-    (5, (7, 6, 5, 4, 3), 64),
-    (64, (64, 64), 128),
-]
 network = functools.partial(networks.network, gain=3.0)
 each_operator = pytest.mark.parametrize("operator", ["langevin", "mala"])
-
-
-def no_worse(got: Tensor, plain: list[Tensor], exact: Tensor, name: str = "", terms: Tensor | None = None) -> None:
-    """At most twice what the reference loses in float32, its worst order of summation or its storing of the result.
-
-    `terms`: the sum of absolute values of what was added up, each rounded once, where that was over rows.
-    """
-    assert got.dtype == torch.float32 and got.shape == exact.shape, name
-    lost = max(float((p - exact).norm()) for p in plain)
-    stored = 2.0**-24 * float((exact if terms is None else terms).norm())
-    assert (got - exact).norm() <= 2.0 * max(lost, stored), name
-
-
-def energies(module: Any, g: Tensor, z: Tensor, net: MLP) -> dict[str, Tensor]:
-    """Everything a backend says of an energy; gradients of parameters as one tensor each kind."""
-    e, grad = module.energy_and_grad(z, net)
-    dz, d_weights, d_biases = module.energy_backward(g, z, net, True)
-    found = {"energy": module.energy(z, net), "e": e, "grad": grad, "dz": dz}
-    found["dz alone"] = module.energy_backward(g, z, net, False)[0]
-    found |= {f"d_weights[{i}]": w for i, w in enumerate(d_weights)}
-    return found | {"d_biases": torch.cat(d_biases)}
 
 
 @pytest.mark.parametrize("bound", [None, 2.0])
 @pytest.mark.parametrize(("dim", "hidden", "rows"), [*SHAPES[1:3], *slow([SHAPES[0], *SHAPES[3:]])])
 def test_energies(dim: int, hidden: tuple[int, ...], rows: int, bound: float | None, poisoned_empty: None) -> None:
-    net, z, g = network(dim, hidden, bound=bound), torch.randn(rows, dim), torch.randn(rows)
-    got, exact = energies(layered, g, z, net), energies(reference, g.double(), z.double(), double(net))
-    # Rows in another order: of parameters' gradients, what the sum over them may lose.
-    orders = [torch.randperm(rows) for _ in range(3)]
-    plain = [energies(reference, g, z, net)]
-    for order in orders:
-        other, back = energies(reference, g[order], z[order], net), order.argsort()
-        plain.append(other | {n: other[n][back] for n in ("energy", "e", "grad", "dz", "dz alone")})
-    for name in got:
-        no_worse(got[name], [p[name] for p in plain], exact[name], name)
-    assert torch.equal(got["energy"], got["e"]) and torch.equal(got["dz"], got["dz alone"])
+    compare_energies(layered, network(dim, hidden, bound=bound), rows)
 
 
 @pytest.mark.parametrize("activation", ["leaky_relu", *slow(a for a in ACTIVATIONS if a != "leaky_relu")])
 def test_activations(activation: str, poisoned_empty: None) -> None:
-    net, z, g = network(6, (20, 11), activation=activation), 1.5 * torch.randn(40, 6), torch.randn(40)
-    got, exact = energies(layered, g, z, net), energies(reference, g.double(), z.double(), double(net))
-    plain = energies(reference, g, z, net)
-    rows = [energies(reference, g[i : i + 1].double(), z[i : i + 1].double(), double(net)) for i in range(len(z))]
-    for name in got:
-        terms = torch.stack([r[name].abs() for r in rows]).sum(0) if name.startswith("d_") else None
-        no_worse(got[name], [plain[name]], exact[name], name, terms)
+    compare_energies(layered, network(6, (20, 11), activation=activation), 40)
 
 
 def test_parts_over_rows_are_added(monkeypatch: pytest.MonkeyPatch, poisoned_empty: None) -> None:
-    monkeypatch.setattr(layers, "_ADDED_ROWS", 32)
+    monkeypatch.setattr(by_layers, "_ADDED_ROWS", 32)
     net, z, g = network(4, (9,)), torch.randn(100, 4), torch.randn(100)
-    seen = []
-    monkeypatch.setattr(layered, "outer", lambda *a, **k: seen.append(layers.outer(*a, **k)) or seen[-1])
+    seen, outer = [], layers.outer
+    monkeypatch.setattr(layers, "outer", lambda *a: seen.append(a) or outer(*a))
     got = layered.energy_backward(g, z, net)
     plain, exact = reference.energy_backward(g, z, net), reference.energy_backward(g.double(), z.double(), double(net))
     for i in (1, 2):

@@ -1,0 +1,181 @@
+"""`langevin` and `mala` of the CUDA backend, their kernels' bodies run on the host, against the float64 reference.
+
+At fp32, and at the precisions that round products' operands to bf16: those may lose twice what PyTorch loses with
+operands rounded in the same way (bench/gpu/emulate.py). What emulation cannot see is listed in csrc/cuda/simt.hpp.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from bench.gpu import emulate
+from mmebm.kernels import ops, reference
+from mmebm.kernels.reference import noise
+from mmebm.kernels.reference.activations import ACTIVATIONS
+
+from .. import chains
+from ..chains import FREE, HOLDS, Parts, network, run, schedule, stream
+
+pytestmark = pytest.mark.usefixtures("emulated")
+
+compare = functools.partial(chains.compare, "cuda")
+each_operator = pytest.mark.parametrize("operator", ["langevin", "mala"])
+each_hold = pytest.mark.parametrize("hold", HOLDS, ids=lambda h: "-".join(h) or "free")
+SHAPES = [
+    (1, 1, (1,)),
+    (5, 17, (33, 20)),
+    (70, 8, (7,)),
+    (40, 33, (10, 20, 40)),
+    (20, 64, (64, 64, 64)),
+    (17, 100, (70, 130)),
+    (3, 300, (16,)),
+]
+
+
+@each_operator
+@each_hold
+def test_holds(operator: str, hold: dict[str, Any], poisoned_empty: None) -> None:
+    z, net, table = torch.randn(40, 11).clamp(-1.8, 1.8), network(11, gain=24.0), schedule(6)
+    exact = compare(operator, z, net, table, record_every=2, statistics=True, **hold)
+    for name in hold:
+        without = run(operator, z, net, table, "reference", torch.float64, **hold | {name: FREE[name]})
+        assert not torch.equal(exact[0], without[0]), f"{name} must bite to be tested"
+    if operator == "mala":
+        assert 0.1 < exact[6].mean() < 0.98, "both answers must be seen"
+
+
+@each_operator
+def test_a_box_without_zero_holds_no_padding(operator: str) -> None:
+    z, net = 0.5 + torch.rand(20, 11), network(11)
+    exact = compare(operator, z, net, schedule(3), clamp=(0.3, 2.0), statistics=True)
+    assert (exact[5] > 0.0).any()
+
+
+@each_operator
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_activations(operator: str, activation: str, poisoned_empty: None) -> None:
+    z, net = torch.randn(20, 5), network(5)
+    compare(operator, z, net, schedule(3), activation=activation, slope=0.07, reference="normal", statistics=True)
+
+
+@each_operator
+@pytest.mark.parametrize(("rows", "dim", "hidden"), SHAPES)
+def test_shapes(operator: str, rows: int, dim: int, hidden: tuple[int, ...], poisoned_empty: None) -> None:
+    z, net = torch.randn(rows, dim), network(dim, hidden)
+    compare(operator, z, net, schedule(3), reference="laplace", record_every=1, statistics=True)
+
+
+@each_operator
+@pytest.mark.parametrize("record_every", [0, 1, 2, 5, 6])
+def test_what_is_recorded(operator: str, record_every: int, poisoned_empty: None) -> None:
+    z, net = torch.randn(9, 4), network(4)
+    compare(operator, z, net, schedule(5), reference="normal", record_every=record_every)
+
+
+@each_operator
+@pytest.mark.parametrize("rows", [0, 4])
+def test_no_steps_and_no_chains(operator: str, rows: int, poisoned_empty: None) -> None:
+    z, net = torch.randn(rows, 3), network(3)
+    got = run(operator, z, net, schedule(0), "cuda", record_every=1, statistics=True)
+    assert torch.equal(got[0], z) and (rows == 0 or got[0].data_ptr() != z.data_ptr())
+    assert got[1].shape == (0, rows, 3)
+    assert all(torch.equal(t, torch.zeros(rows)) for t in got[3:])
+    assert run(operator, z[:0], net, schedule(4), "cuda", record_every=2)[1].shape == (2, 0, 3)
+
+
+@each_operator
+def test_a_chain_split_in_steps_is_the_same_to_the_bit(operator: str) -> None:
+    z, net, table = torch.randn(9, 6), network(6), schedule(6)
+    hold = {"reference": "laplace", "grad_clip": 1.0}
+    whole = run(operator, z, net, table, "cuda", **hold)[0]
+    for k, stop in ((0, 2), (2, 6)):
+        z = run(operator, z, net, table[k:stop], "cuda", rng=stream(offset=3 + k), **hold)[0]
+    assert torch.equal(z, whole)
+
+
+@each_operator
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_batch_can_be_split_anywhere_to_the_bit(operator: str, precision: str) -> None:
+    z, net, table = torch.randn(70, 6), network(6), schedule(3)
+    whole = run(operator, z, net, table, "cuda", precision=precision)[0]
+    for start, stop in ((0, 3), (3, 70)):
+        part = run(operator, z[start:stop], net, table, "cuda", rng=stream(first=5 + start), precision=precision)[0]
+        assert torch.equal(part, whole[start:stop])
+
+
+@each_operator
+def test_what_is_recorded_changes_no_bit(operator: str) -> None:
+    z, net = torch.randn(9, 4), network(4)
+    chain = run(operator, z, net, schedule(5), "cuda", record_every=1, statistics=True)
+    assert torch.equal(chain[0], run(operator, z, net, schedule(5), "cuda")[0])
+    assert torch.equal(chain[1][-1], chain[0])
+
+
+@pytest.mark.parametrize("dim", [3, 16, 40])
+def test_the_noise_of_a_chain_is_that_of_draw(dim: int) -> None:
+    table = torch.tensor([[0.0, 1.0, 0.0]])
+    got = run("langevin", torch.zeros(5, dim), network(dim), table, "cuda")[0]
+    eps = ops.draw(stream(), 1, 5, dim, law="normal", purpose=noise.CHAIN_NOISE, backend="cuda")[0]
+    assert torch.equal(got, eps)
+
+
+@each_operator
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_chain_that_is_lost_leaves_the_others_alone(operator: str, bad: float) -> None:
+    z, net, hold = torch.randn(9, 4), network(4), {"reference": "normal", "bound": 2.0, "grad_clip": 1.0}
+    kept = run(operator, z, net, schedule(4), "cuda", **hold)[0]
+    z[3, 1] = bad
+    got = run(operator, z, net, schedule(4), "cuda", **hold)[0]
+    others = torch.arange(9) != 3
+    assert torch.equal(got[others], kept[others]) and not got[3].isfinite().all()
+
+
+def test_nan_energies_reject() -> None:
+    weights, biases = network(4)
+    biases[-1] = torch.full((1,), float("nan"))
+    z = torch.randn(9, 4)
+    got = run("mala", z, (weights, biases), schedule(4), "cuda", statistics=True)
+    assert torch.equal(got[0], z) and not got[6].any()
+
+
+def test_without_noise_nothing_is_accepted() -> None:
+    z, table = torch.randn(9, 4), torch.tensor([[0.1, 0.0, 1.0]]).repeat(3, 1)
+    got = run("mala", z, network(4), table, "cuda", statistics=True)
+    assert torch.equal(got[0], z) and not got[6].any()
+
+
+def rounded(z: Tensor, net: Parts, table: Tensor, precision: str, **options: Any) -> list[Tensor]:
+    """States and energies of Langevin steps in plain PyTorch, in z's dtype, with products' operands rounded."""
+    weights, biases = ([p.to(z.dtype) for p in parts] for parts in net)
+    mlp = reference.MLP(weights, biases, "silu", 0.0, None)
+    eps, found = reference.draw(stream(), len(table), *z.shape, "normal", 0).to(z.dtype), []
+    for (a, b, t), by in zip(table.to(z.dtype), eps, strict=True):
+        z = z - a * (t * emulate.energy_and_grad(z, mlp, precision)[1] + z.sign()) + b * by
+        found.append((z, emulate.energy_and_grad(z, mlp, precision)[0]))
+    states, energies = zip(*found, strict=True)
+    return [torch.stack(states), torch.stack(energies)]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "bf16w2", "bf16x3", "tf32"])
+@pytest.mark.parametrize(("rows", "dim", "hidden"), SHAPES[:-1])
+def test_precisions(precision: str, rows: int, dim: int, hidden: tuple[int, ...], poisoned_empty: None) -> None:
+    z, net, table = torch.randn(rows, dim), network(dim, hidden), schedule(3)
+    hold = {"reference": "laplace", "reference_scale": torch.ones(dim)}
+    got = run("langevin", z, net, table, "cuda", record_every=1, precision=precision, **hold)
+    same, exact = rounded(z, net, table, precision), rounded(z.double(), net, table, "fp32")
+    for g, s, e in zip(got[1:3], same, exact, strict=True):
+        assert (g - e).norm() <= 2.0 * max((s - e).norm(), 2.0**-22 * e.norm())
+
+
+def test_what_does_not_fit_is_told() -> None:
+    z = torch.randn(2, 4)
+    with pytest.raises(ValueError, match="mmebm::langevin: a block takes networks of 1 to 3 hidden layers"):
+        run("langevin", z, network(4, (3, 3, 3, 3)), schedule(1), "cuda")
+    with pytest.raises(ValueError, match=r"a block has 232448 bytes of shared memory, the network needs \d+ at"):
+        run("langevin", z, network(4, (256, 256)), schedule(1), "cuda")
+    assert run("langevin", z, network(4, (256, 256)), schedule(1), "cuda", precision="bf16")[0].isfinite().all()
