@@ -158,7 +158,11 @@ py::dict build_info() {
   py::dict info;
   info["compiler"] = MMEBM_CUDA_COMPILER;
   info["architectures"] = MMEBM_CUDA_ARCHITECTURES;
-  info["emulated"] = cuda::kEmulated;
+#if defined(MMEBM_EMULATED)
+  info["emulated"] = true;
+#else
+  info["emulated"] = false;
+#endif
   return info;
 }
 

@@ -1,6 +1,6 @@
 #include "cuda/block_chain.hpp"
 
-#include "cuda/kernels.hpp"
+#include "cuda/launch.hpp"
 
 namespace mmebm::cuda {
 

@@ -1,36 +1,12 @@
-// What the kernels for whole chains share: the call, and a step's noise.
+// What the kernels for whole chains share.
 #pragma once
 
 #include "common/normal.hpp"
 #include "cuda/hold.hpp"
+#include "cuda/kernels.hpp"
 #include "cuda/split.hpp"
 
 namespace mmebm::cuda {
-
-inline constexpr int kMaxLinear = 4;  // up to three hidden layers and the last
-
-struct Net {
-  const float* weight[kMaxLinear];  // [out, in]
-  const float* bias[kMaxLinear];    // [out]
-  int in[kMaxLinear], out[kMaxLinear];
-  int linear;  // layers, the last included: at least two
-  Activation activation;
-  float slope, bound;  // bound 0: none
-};
-
-struct ChainCall {
-  const float* z;  // [rows, dim]
-  int64_t rows, steps;
-  Net net;
-  const float* coefficients;  // [steps, 3]: a, b, t
-  const int64_t* rng;         // seed, offset, first chain
-  Hold hold;
-  int64_t record_every;  // 0: nothing is kept
-  float* out;            // [rows, dim]
-  float *states, *energies;  // [steps / record_every, rows(, dim)]
-  // [rows], asked for together, or null; the last two are of the adjusted chain alone.
-  float *mean_energy, *grad_norm, *displacement, *acceptance, *work;
-};
 
 struct Step {
   float a, b, t;

@@ -1,6 +1,6 @@
 // `draw`: a thread has one Philox call and writes its four values, two neighbours at a time.
 #include "common/normal.hpp"
-#include "cuda/kernels.hpp"
+#include "cuda/launch.hpp"
 
 namespace mmebm::cuda {
 

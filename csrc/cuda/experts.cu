@@ -1,11 +1,11 @@
 // Products of diagonal normal experts, of a row's present ones and of every subset of them. A thread has all experts of
-// one element (row and dimension); where subsets' KL are summed over dimensions, a warp has a row. A product's precision
-// is a sum of precisions relative to the largest one. All subsets share theirs, as they are: a common scale would cost
-// digits of the variances far from it. Where some precision is too extreme for that, every subset has its own scale.
+// one element (row and dimension); where subsets' KL are summed over dimensions, a warp has a row. A product's
+// precision is a sum of precisions relative to the largest one. All subsets share theirs, as they are: a common scale
+// would cost digits of the variances far from it. Where one is too extreme for that, every subset has its own scale.
 #include <limits>
 
 #include "common/functions.hpp"
-#include "cuda/kernels.hpp"
+#include "cuda/launch.hpp"
 
 namespace mmebm::cuda {
 
@@ -154,8 +154,8 @@ struct Constant {
   static constexpr uint32_t value = Value;
 };
 
-// The sums of every subset's precisions, where none is extreme, depth first: that of s is one addition to that of s without its lowest expert,
-// and no more of them are alive than there are experts.
+// The sums of every subset's precisions, where none is extreme, depth first: that of s is one addition to that of s
+// without its lowest expert, and no more of them are alive than there are experts.
 template <int E>
 struct Lattice {
   static constexpr int kBits = E < kUnrolled ? E : kUnrolled;
@@ -276,8 +276,8 @@ MMEBM_BODY float sum_of_warp(float x) {
   return x;
 }
 
-// Every lane's N sums by subset -> the sum for subset `lane % N` over the lanes that differ in that: lanes halve what
-// they hold with every exchange.
+// Every lane's N sums by subset -> of subset `lane % N` the sum over N neighbouring lanes: each exchange hands on half of
+// what a lane holds.
 template <int N>
 MMEBM_BODY float sums_across(const float (&x)[N]) {
   if constexpr (N == 1) {

@@ -2,17 +2,10 @@
 #pragma once
 
 #include "common/activation.hpp"
-#include "common/calls.hpp"
+#include "cuda/kernels.hpp"
 #include "cuda/simt.hpp"
 
 namespace mmebm::cuda {
-
-struct Hold {
-  Reference reference;
-  const float* scale;  // [dim]
-  float grad_clip;     // 0: none
-  float lower, upper;  // infinite: none
-};
 
 // -grad log p_0 at x, `inverse` being 1 / scale; NaN stays NaN.
 MMEBM_BODY float pull(Reference reference, float x, float inverse) {

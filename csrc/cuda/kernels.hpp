@@ -5,10 +5,10 @@
 
 #include "common/activation.hpp"
 #include "common/calls.hpp"
-#include "cuda/chain.hpp"
-#include "cuda/launch.hpp"
 
 namespace mmebm::cuda {
+
+using Stream = uintptr_t;  // a cudaStream_t as it travels through Python
 
 // Noise: element (step, chain, dim) depends on (seed, offset + step, first chain + row, purpose, dim) alone.
 using Rng = const int64_t*;  // seed, offset, first chain
@@ -20,6 +20,13 @@ struct DrawCall {
   Rng rng;
   uint32_t purpose;
   Law law;
+};
+
+struct Hold {
+  Reference reference;
+  const float* scale;  // [dim]
+  float grad_clip;     // 0: none
+  float lower, upper;  // infinite: none
 };
 
 struct UpdateCall {
@@ -63,6 +70,31 @@ struct LayerOuterCall {
   const float *delta, *last, *factor, *x;
   float *d_weight, *d_bias;
   int64_t rows, added, parts, width, fan_in;
+};
+
+inline constexpr int kMaxLinear = 4;  // up to three hidden layers and the last
+
+struct Net {
+  const float* weight[kMaxLinear];  // [out, in]
+  const float* bias[kMaxLinear];    // [out]
+  int in[kMaxLinear], out[kMaxLinear];
+  int linear;  // layers, the last included: at least two
+  Activation activation;
+  float slope, bound;  // bound 0: none
+};
+
+struct ChainCall {
+  const float* z;  // [rows, dim]
+  int64_t rows, steps;
+  Net net;
+  const float* coefficients;  // [steps, 3]: a, b, t
+  Rng rng;
+  Hold hold;
+  int64_t record_every;  // 0: nothing is kept
+  float* out;            // [rows, dim]
+  float *states, *energies;  // [steps / record_every, rows(, dim)]
+  // [rows], asked for together, or null; the last two are of the adjusted chain alone.
+  float *mean_energy, *grad_norm, *displacement, *acceptance, *work;
 };
 
 void draw(const DrawCall& call, Stream stream);

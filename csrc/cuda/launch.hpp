@@ -3,23 +3,16 @@
 //   kThreads            of a block
 //   kMeets              whether its threads exchange anything
 //   run(call, shared)   what each thread does; `shared` is the block's memory
-// Without nvcc the emulator of simt.hpp runs it, block after block: that build serves tests.
+// In a build with MMEBM_EMULATED the emulator of simt.hpp runs it, block after block: that build serves tests.
 #pragma once
 
 #include <stdexcept>
 #include <string>
 
+#include "cuda/kernels.hpp"
 #include "cuda/simt.hpp"
 
 namespace mmebm::cuda {
-
-using Stream = uintptr_t;  // a cudaStream_t as it travels through Python
-
-#if defined(__CUDACC__)
-inline constexpr bool kEmulated = false;
-#else
-inline constexpr bool kEmulated = true;
-#endif
 
 MMEBM_HD int64_t blocks_for(int64_t items, int64_t each) { return (items + each - 1) / each; }
 

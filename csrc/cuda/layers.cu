@@ -1,6 +1,7 @@
 // Layers of a network of any size, in float32 on the ordinary pipes: a product a launch, whose ends apply what surrounds
 // it. On the way forward that is bias and activation, on the way back the activation's derivative.
-#include "cuda/kernels.hpp"
+#include "cuda/hold.hpp"
+#include "cuda/launch.hpp"
 
 namespace mmebm::cuda {
 

@@ -1,9 +1,9 @@
-// The log density of a uniform mixture of diagonal experts and its gradient: a warp has a row's point z, lanes its dims.
-// All lanes hold all experts' sums, so that each has the shares and none is handed on.
+// The log density of a uniform mixture of diagonal experts and its gradient: a warp has a row's point z, lanes its
+// dimensions. All lanes hold all experts' sums, so that each has the shares and none is handed on.
 #include <limits>
 
 #include "common/functions.hpp"
-#include "cuda/kernels.hpp"
+#include "cuda/launch.hpp"
 
 namespace mmebm::cuda {
 
@@ -68,7 +68,8 @@ struct Mixture {
 
   // The log density at z, and each present expert's share of it.
   MMEBM_BODY float log_prob(const float* z, float (&share)[E]) const {
-    const float constant = static_cast<float>(call.dim) * (normal ? 0.918938533f : 0.693147181f);  // ln sqrt(2 pi), ln 2
+    const float each = normal ? 0.918938533f : 0.693147181f;  // ln sqrt(2 pi), ln 2
+    const float constant = static_cast<float>(call.dim) * each;
     if (count == 0) {
       float sum = 0.0f;
       for (int64_t dim = lane(); dim < call.dim; dim += kWarp) sum += distance(z[dim]);

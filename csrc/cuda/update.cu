@@ -1,6 +1,7 @@
 // `langevin_update`: as many threads as a row has Philox calls, up to a warp, take it; only the cap needs its norm.
 #include "common/normal.hpp"
-#include "cuda/kernels.hpp"
+#include "cuda/hold.hpp"
+#include "cuda/launch.hpp"
 
 namespace mmebm::cuda {
 
