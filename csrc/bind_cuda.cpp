@@ -82,19 +82,27 @@ void bind_langevin_update(Address z, Address grad, int64_t rows, int64_t dim, Ad
                         stream);
 }
 
-void bind_chain(bool adjusted, Address z, int64_t rows, int64_t steps, const NetArgs& net, Address coefficients, Address rng,
-                const HoldArgs& holding, Address out, const KeptArgs& kept, const StatisticsArgs& statistics, int terms,
-                cuda::Stream stream) {
+// variant: "block", "warp" or "wgmma".
+void bind_chain(const std::string& variant, bool adjusted, Address z, int64_t rows, int64_t steps, const NetArgs& net,
+                Address coefficients, Address rng, const HoldArgs& holding, Address out, const KeptArgs& kept,
+                const StatisticsArgs& statistics, int terms, cuda::Stream stream) {
   const auto& [every, states, energies] = kept;
   const auto& [mean_energy, grad_norm, displacement, acceptance, work] = statistics;
-  cuda::block_chain({pointer<const float>(z), rows, steps, network(net), pointer<const float>(coefficients),
-                     pointer<const int64_t>(rng), hold(holding), every, pointer(out), pointer(states), pointer(energies),
-                     pointer(mean_energy), pointer(grad_norm), pointer(displacement), pointer(acceptance), pointer(work)},
-                    adjusted, terms, stream);
+  const cuda::ChainCall call{pointer<const float>(z), rows, steps, network(net), pointer<const float>(coefficients),
+                             pointer<const int64_t>(rng), hold(holding), every, pointer(out), pointer(states),
+                             pointer(energies), pointer(mean_energy), pointer(grad_norm), pointer(displacement),
+                             pointer(acceptance), pointer(work)};
+  if (variant == "warp") return cuda::warp_chain(call, terms, stream);
+  if (variant == "wgmma") return cuda::wgmma_chain(call, stream);
+  cuda::block_chain(call, adjusted, terms, stream);
 }
 
-int bind_chain_bytes(const NetArgs& net, bool adjusted, int terms) {
-  return cuda::block_chain_bytes(network(net), adjusted, terms);
+// Shared memory of a variant's block; 0 where it has no kernel for the network.
+int bind_chain_bytes(const std::string& variant, bool adjusted, const NetArgs& net, int terms) {
+  if (variant == "block") return cuda::block_chain_bytes(network(net), adjusted, terms);
+  if (adjusted) return 0;
+  if (variant == "warp") return cuda::warp_chain_bytes(network(net), terms);
+  return terms == 1 ? cuda::wgmma_chain_bytes(network(net)) : 0;
 }
 
 void bind_layer_forward(Address x, Address weight, Address bias, Address value, Address derivative, int64_t rows,
@@ -171,8 +179,8 @@ py::dict build_info() {
 PYBIND11_MODULE(MMEBM_MODULE, m) {
   m.def("draw", &bind_draw, py::arg("out"), py::arg("scale"), py::arg("steps"), py::arg("rows"), py::arg("dim"), py::arg("rng"), py::arg("law"), py::arg("purpose"), py::arg("stream"));
   m.def("langevin_update", &bind_langevin_update, py::arg("z"), py::arg("grad"), py::arg("rows"), py::arg("dim"), py::arg("coefficients"), py::arg("rng"), py::arg("step"), py::arg("hold"), py::arg("out"), py::arg("stream"));
-  m.def("chain", &bind_chain, py::arg("adjusted"), py::arg("z"), py::arg("rows"), py::arg("steps"), py::arg("net"), py::arg("coefficients"), py::arg("rng"), py::arg("hold"), py::arg("out"), py::arg("kept"), py::arg("statistics"), py::arg("terms"), py::arg("stream"));
-  m.def("chain_bytes", &bind_chain_bytes, py::arg("net"), py::arg("adjusted"), py::arg("terms"));
+  m.def("chain", &bind_chain, py::arg("variant"), py::arg("adjusted"), py::arg("z"), py::arg("rows"), py::arg("steps"), py::arg("net"), py::arg("coefficients"), py::arg("rng"), py::arg("hold"), py::arg("out"), py::arg("kept"), py::arg("statistics"), py::arg("terms"), py::arg("stream"));
+  m.def("chain_bytes", &bind_chain_bytes, py::arg("variant"), py::arg("adjusted"), py::arg("net"), py::arg("terms"));
   m.def("layer_forward", &bind_layer_forward, py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("value"), py::arg("derivative"), py::arg("rows"), py::arg("width"), py::arg("fan_in"), py::arg("activation"), py::arg("slope"), py::arg("stream"));
   m.def("layer_backward", &bind_layer_backward, py::arg("delta"), py::arg("last"), py::arg("weight"), py::arg("derivative"), py::arg("factor"), py::arg("out"), py::arg("rows"), py::arg("width"), py::arg("fan_in"), py::arg("stream"));
   m.def("layer_head", &bind_layer_head, py::arg("h"), py::arg("weight"), py::arg("bias"), py::arg("g"), py::arg("energy"), py::arg("factor"), py::arg("rows"), py::arg("width"), py::arg("bound"), py::arg("stream"));

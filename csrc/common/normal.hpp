@@ -16,7 +16,11 @@ struct Pair {
 // Signed conversions: below 2^24 they say the same and every instruction set has them.
 template <class Word>
 MMEBM_HD auto uniform(Word x) {
+#if defined(__CUDA_ARCH__)
+  return bits_float(to_signed(x >> 9 | 0x3f800000u)) - 0x1.fffffep-1f;  // the same, without the slow conversion
+#else
   return fma32(to_float(to_signed(x >> 9)), 0x1p-23f, MMEBM_MUTANT(uniform_from_zero, 0.0f, 0x1p-24f));
+#endif
 }
 
 // -ln u for normal u > 0; at most 0.83 ulp over all 2^23 values of uniform().
@@ -25,7 +29,7 @@ MMEBM_HD R minus_log(R u) {
   // u = 2^e (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)), so that f keeps its relative accuracy next to u = 1.
   constexpr int32_t kSqrtHalf = 0x3f3504f3;
   const auto shifted = float_bits(u) - kSqrtHalf;
-  const R e = to_float(shifted >> 23);
+  const R e = small_to_float(shifted >> 23);
   const R f = bits_float((shifted & 0x007fffff) + kSqrtHalf) - 1.0f;
   // Cephes logf: ln(1 + f) = f - f^2 / 2 + f^3 p(f).
   R p = fma32(f, 7.0376836292e-2f, -1.1514610310e-1f);
@@ -48,7 +52,7 @@ template <class Word>
 MMEBM_HD auto cos_sin(Word x) {
   const auto k = to_signed(x >> 8);
   const auto quadrant = (k + (1 << 21)) >> 22;
-  const auto t = to_float(k - (quadrant << 22)) * 0x1p-23f;  // angle / pi in [-1/4, 1/4]
+  const auto t = small_to_float(k - (quadrant << 22)) * 0x1p-23f;  // angle / pi in [-1/4, 1/4]
   using R = decltype(t * t);
   const R t2 = t * t;
   // Taylor coefficients of sin(pi t) and cos(pi t); the first omitted terms are below 2e-9 at |t| = 1/4.
@@ -77,7 +81,7 @@ MMEBM_HD auto cos_sin(Word x) {
 template <class Word>
 MMEBM_HD auto normal_pair(Word x0, Word x1) {
   const auto square = minus_log(uniform(x0)) * 2.0f;
-  const auto r = sqrt32(select(square > 0.0f, square, 0.0f));
+  const auto r = root(select(square > 0.0f, square, 0.0f));
   const auto angle = cos_sin(x1);
   return Pair<decltype(r * r)>{r * angle.a, r * angle.b};
 }

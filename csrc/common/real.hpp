@@ -47,15 +47,59 @@ MMEBM_HD float bits_float(int32_t x) {
 }
 
 MMEBM_HD float to_float(int32_t x) { return static_cast<float>(x); }
+// Of x in [-2^22, 2^22): a GPU's conversion is slow, the mantissa of a larger number is not.
+MMEBM_HD float small_to_float(int32_t x) {
+#if defined(__CUDA_ARCH__)
+  return __int_as_float(x + 0x4b400000) - 12582912.0f;
+#else
+  return to_float(x);
+#endif
+}
 MMEBM_HD int32_t to_signed(uint32_t x) { return static_cast<int32_t>(x); }
 MMEBM_HD float select(bool condition, float yes, float no) { return condition ? yes : no; }
 
 // NaN stays NaN.
-MMEBM_HD float at_most(float x, float top) { return x > top ? top : x; }
-MMEBM_HD float at_least(float x, float low) { return x < low ? low : x; }
+MMEBM_HD float at_most(float x, float top) {
+#if defined(__CUDA_ARCH__)
+  float out;
+  asm("min.NaN.f32 %0, %1, %2;" : "=f"(out) : "f"(x), "f"(top));
+  return out;
+#else
+  return x > top ? top : x;
+#endif
+}
+MMEBM_HD float at_least(float x, float low) {
+#if defined(__CUDA_ARCH__)
+  float out;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(out) : "f"(x), "f"(low));
+  return out;
+#else
+  return x < low ? low : x;
+#endif
+}
 
-// 1 / x to about an ulp; lanes take the hardware's estimate and refine it.
-MMEBM_HD float reciprocal(float x) { return 1.0f / x; }
+// 1 / x of a normal x to about an ulp; lanes refine the hardware's estimate.
+MMEBM_HD float reciprocal(float x) {
+#if defined(__CUDA_ARCH__)
+  float out;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(out) : "f"(x));
+  return out;
+#else
+  return 1.0f / x;
+#endif
+}
+
+// Of x in [2^-24, 2^24], within an ulp: on a GPU the estimate of 1 / sqrt(x) and one step of Newton's method.
+MMEBM_HD float root(float x) {
+#if defined(__CUDA_ARCH__)
+  float inverse;
+  asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(x));
+  const float near = x * inverse;
+  return fmaf(inverse * 0.5f, fmaf(-near, near, x), near);
+#else
+  return sqrt32(x);
+#endif
+}
 
 // p 2^n for n = whole - 1.5 2^23 in [-126, 127]: adding that constant left n in the low bits of `whole`.
 MMEBM_HD float scaled_by_power(float p, float whole) {

@@ -276,8 +276,8 @@ MMEBM_BODY float sum_of_warp(float x) {
   return x;
 }
 
-// Every lane's N sums by subset -> of subset `lane % N` the sum over N neighbouring lanes: each exchange hands on half of
-// what a lane holds.
+// Every lane's N sums by subset -> of subset `lane % N` the sum over N neighbouring lanes: each exchange hands on half
+// of what a lane holds.
 template <int N>
 MMEBM_BODY float sums_across(const float (&x)[N]) {
   if constexpr (N == 1) {

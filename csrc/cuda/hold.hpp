@@ -29,7 +29,7 @@ MMEBM_BODY float boxed(const Hold& hold, float x) { return at_least(at_most(x, h
 // c tanh(e / c) and its derivative; bound 0 is none.
 MMEBM_BODY ValueAndFirst<float> bounded(float e, float bound) {
   if (bound == 0.0f) return {e, 1.0f};
-  const auto [value, first] = activate<Activation::tanh>(e * (1.0f / bound), 0.0f);
+  const auto [value, first] = mmebm::activate<Activation::tanh>(e * (1.0f / bound), 0.0f);
   return {value * bound, first};
 }
 

@@ -115,4 +115,11 @@ void mixture_backward(const MixtureBackwardCall& call, Stream stream);
 void block_chain(const ChainCall& call, bool adjusted, int terms, Stream stream);
 int block_chain_bytes(const Net& net, bool adjusted, int terms);
 
+// The same with 16 chains a warp, never adjusted, by mma.sync and by wgmma, which is sm_90a's and knows one term. Bytes
+// are 0 where no kernel holds the network.
+void warp_chain(const ChainCall& call, int terms, Stream stream);
+int warp_chain_bytes(const Net& net, int terms);
+void wgmma_chain(const ChainCall& call, Stream stream);
+int wgmma_chain_bytes(const Net& net);
+
 }  // namespace mmebm::cuda

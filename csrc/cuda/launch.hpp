@@ -72,6 +72,7 @@ void launch(const typename Body::Call& call, int64_t blocks, int shared, Stream)
   std::vector<char> memory(static_cast<size_t>(shared + kAlign));
   char* const own = memory.data() + (kAlign - reinterpret_cast<intptr_t>(memory.data()) % kAlign) % kAlign;
   simt::here.blocks = blocks;
+  simt::here.memory = own;
   for (int64_t b = 0; b < blocks; ++b) {
     simt::here.block = b;
     std::fill(memory.begin(), memory.end(), '\xff');  // NaN, until it is written

@@ -35,6 +35,9 @@ MMEBM_HD uint32_t pack_bf16(float low, float high) {
 #endif
 }
 
+// Where the byte at `plain` of a matrix goes whose rows of `span` bytes, 64 or 128, are swizzled; it starts at 1024 bytes.
+MMEBM_HD int swizzled(int plain, int span) { return plain ^ (plain >> 7 & (span / 16 - 1)) << 4; }
+
 #if defined(__CUDACC__)
 
 __device__ __forceinline__ int thread() { return static_cast<int>(threadIdx.x); }
@@ -78,6 +81,100 @@ __device__ __forceinline__ void load_b_rows(const uint16_t* from, int stride, ui
                : "memory");
 }
 
+// Two B at once, whose columns are 16 rows in memory; or whose rows are 16 elements long.
+__device__ __forceinline__ void load_b_pair(const uint16_t* from, int stride, uint32_t (&one)[2], uint32_t (&two)[2]) {
+  const int lane = thread() % 32;
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(one[0]), "=r"(one[1]), "=r"(two[0]), "=r"(two[1])
+               : "r"(shared_address(from + (lane % 8 + lane / 16 * 8) * stride + lane / 8 % 2 * 8))
+               : "memory");
+}
+
+__device__ __forceinline__ void load_b_rows_pair(const uint16_t* from, int stride, uint32_t (&one)[2], uint32_t (&two)[2]) {
+  const int lane = thread() % 32;
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(one[0]), "=r"(one[1]), "=r"(two[0]), "=r"(two[1])
+               : "r"(shared_address(from + lane % 16 * stride + lane / 16 * 8))
+               : "memory");
+}
+
+// 16 or 8 bytes of a block's memory at once.
+__device__ __forceinline__ void store4(uint32_t* to, const uint32_t (&x)[4]) {
+  *reinterpret_cast<uint4*>(to) = make_uint4(x[0], x[1], x[2], x[3]);
+}
+__device__ __forceinline__ void load4(const uint32_t* from, uint32_t (&x)[4]) {
+  const uint4 v = *reinterpret_cast<const uint4*>(from);
+  x[0] = v.x, x[1] = v.y, x[2] = v.z, x[3] = v.w;
+}
+__device__ __forceinline__ void store2(uint32_t* to, uint32_t x, uint32_t y) { *reinterpret_cast<uint2*>(to) = make_uint2(x, y); }
+__device__ __forceinline__ void load2(const uint32_t* from, uint32_t& x, uint32_t& y) {
+  const uint2 v = *reinterpret_cast<const uint2*>(from);
+  x = v.x, y = v.y;
+}
+
+// c += A B for four warps together, each with its own 16 rows of A in registers; B [16, 8 n] is in the block's memory,
+// where `descriptor` says, its rows being there as rows or, else, its columns. Between begin and end c and A rest.
+__device__ __forceinline__ uint64_t descriptor(const char* start, int leading, int stride, int swizzle) {
+  const uint64_t layout = swizzle == 128 ? 1 : 2;
+  return layout << 62 | static_cast<uint64_t>(stride / 16) << 32 | static_cast<uint64_t>(leading / 16) << 16 |
+         (shared_address(start) & 0x3ffffu) >> 4;
+}
+
+// What was written is seen by wgmma, after a barrier.
+__device__ __forceinline__ void publish() {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
+
+__device__ __forceinline__ void wgmma_begin() {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#endif
+}
+
+__device__ __forceinline__ void wgmma_end() {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+  asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+#endif
+}
+
+template <bool rows>
+__device__ __forceinline__ void wgmma(float (&c)[4][4], const uint32_t (&a)[4], uint64_t b) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  asm volatile(
+      "{ .reg .pred p; setp.ne.b32 p, 1, 0; wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {"
+      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+      "}, {%16, %17, %18, %19}, %20, p, 1, 1, %21; }"
+      : "+f"(c[0][0]), "+f"(c[0][1]), "+f"(c[0][2]), "+f"(c[0][3]), "+f"(c[1][0]), "+f"(c[1][1]), "+f"(c[1][2]),
+        "+f"(c[1][3]), "+f"(c[2][0]), "+f"(c[2][1]), "+f"(c[2][2]), "+f"(c[2][3]), "+f"(c[3][0]), "+f"(c[3][1]),
+        "+f"(c[3][2]), "+f"(c[3][3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(rows));
+#else
+  __trap();
+#endif
+}
+
+template <bool rows>
+__device__ __forceinline__ void wgmma(float (&c)[8][4], const uint32_t (&a)[4], uint64_t b) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  asm volatile(
+      "{ .reg .pred p; setp.ne.b32 p, 1, 0; wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
+      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, "
+      "%22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+      "}, {%32, %33, %34, %35}, %36, p, 1, 1, %37; }"
+      : "+f"(c[0][0]), "+f"(c[0][1]), "+f"(c[0][2]), "+f"(c[0][3]), "+f"(c[1][0]), "+f"(c[1][1]), "+f"(c[1][2]),
+        "+f"(c[1][3]), "+f"(c[2][0]), "+f"(c[2][1]), "+f"(c[2][2]), "+f"(c[2][3]), "+f"(c[3][0]), "+f"(c[3][1]),
+        "+f"(c[3][2]), "+f"(c[3][3]), "+f"(c[4][0]), "+f"(c[4][1]), "+f"(c[4][2]), "+f"(c[4][3]), "+f"(c[5][0]),
+        "+f"(c[5][1]), "+f"(c[5][2]), "+f"(c[5][3]), "+f"(c[6][0]), "+f"(c[6][1]), "+f"(c[6][2]), "+f"(c[6][3]),
+        "+f"(c[7][0]), "+f"(c[7][1]), "+f"(c[7][2]), "+f"(c[7][3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(rows));
+#else
+  __trap();
+#endif
+}
+
 #define MMEBM_BODY __device__ __forceinline__
 #define MMEBM_UNROLL _Pragma("unroll")  // arrays are registers only where every index is a constant
 
@@ -90,6 +187,7 @@ __device__ __forceinline__ void load_b_rows(const uint16_t* from, int stride, ui
 struct Here {
   int thread = 0;
   int64_t block = 0, blocks = 1;
+  char* memory = nullptr;  // the block's
 };
 inline Here here;
 
@@ -235,6 +333,60 @@ inline void load_b_rows(const uint16_t* from, int stride, uint32_t (&b)[2]) {
     const uint16_t* p = from + (8 * r + 2 * (lane % 4)) * stride + lane / 4;
     b[r] = static_cast<uint32_t>(p[stride]) << 16 | p[0];
   }
+}
+
+inline void load_b_pair(const uint16_t* from, int stride, uint32_t (&one)[2], uint32_t (&two)[2]) {
+  load_b(from, stride, one);
+  load_b(from + 8 * stride, stride, two);
+}
+
+inline void load_b_rows_pair(const uint16_t* from, int stride, uint32_t (&one)[2], uint32_t (&two)[2]) {
+  load_b_rows(from, stride, one);
+  load_b_rows(from + 8, stride, two);
+}
+
+inline void store4(uint32_t* to, const uint32_t (&x)[4]) { std::copy(x, x + 4, to); }
+inline void load4(const uint32_t* from, uint32_t (&x)[4]) { std::copy(from, from + 4, x); }
+inline void store2(uint32_t* to, uint32_t x, uint32_t y) { to[0] = x, to[1] = y; }
+inline void load2(const uint32_t* from, uint32_t& x, uint32_t& y) { x = from[0], y = from[1]; }
+
+// Decodes the descriptor by the ISA's canonical layouts, whoever wrote the matrix.
+inline uint64_t descriptor(const char* start, int leading, int stride, int swizzle) {
+  const uint64_t layout = swizzle == 128 ? 1 : 2;
+  return layout << 62 | static_cast<uint64_t>(stride / 16) << 32 | static_cast<uint64_t>(leading / 16) << 16 |
+         static_cast<uint64_t>(start - here.memory) >> 4;
+}
+
+inline void publish() {}
+inline void wgmma_begin() {}
+inline void wgmma_end() {}
+
+template <bool rows, size_t tiles>
+inline void wgmma(float (&c)[tiles][4], const uint32_t (&a)[4], uint64_t b) {
+  const int lane = thread() % 32, span = b >> 62 == 1 ? 128 : 64;
+  const int start = static_cast<int>(b & 0x3fff) << 4, leading = static_cast<int>(b >> 16 & 0x3fff) << 4;
+  const int stride = static_cast<int>(b >> 32 & 0x3fff) << 4;
+  const auto element = [&](int k, int n) {
+    const int plain = rows ? start + k / 8 * stride + k % 8 * span + n / (span / 2) * leading + n % (span / 2) * 2
+                           : start + n / 8 * stride + n % 8 * span + 2 * k;
+    const char* const at = here.memory + (plain ^ (plain >> 7 & (span == 128 ? 7 : 3)) << 4);
+    return bits_float(static_cast<int32_t>(*reinterpret_cast<const uint16_t*>(at)) << 16);
+  };
+  const auto sums = Block::current->exchange({a[0], a[1], a[2], a[3]}, [&](const Block::Operands* warp) {
+    std::array<std::array<float, 4>, tiles> sum;
+    for (size_t t = 0; t < tiles; ++t) {
+      for (int i = 0; i < 4; ++i) {
+        sum[t][i] = c[t][i];
+        for (int k = 0; k < 16; ++k) {
+          const uint32_t word = warp[lane / 4 * 4 + k % 8 / 2][2 * (k / 8) + i / 2];
+          const float x = bits_float(static_cast<int32_t>(k & 1 ? word & 0xffff0000u : word << 16));
+          sum[t][i] += x * element(k, static_cast<int>(8 * t) + lane % 4 * 2 + (i & 1));
+        }
+      }
+    }
+    return sum;
+  });
+  for (size_t t = 0; t < tiles; ++t) std::copy(sums[t].begin(), sums[t].end(), c[t]);
 }
 
 #endif

@@ -1,4 +1,7 @@
-"""Whole chains in one launch: csrc/cuda/block_chain.hpp.
+"""Whole chains in one launch.
+
+Many chains run 16 a warp, by wgmma on Hopper where bf16 will do ("wgmma") or by mma.sync ("warp"); few, adjusted ones
+and networks of other sizes run 16 a block ("block"). A chain's bits hang on the variant, by rounding alone.
 
 Coefficients and `rng` are read on the device, so that a call can be captured in a CUDA graph.
 """
@@ -33,17 +36,44 @@ def _available(device: torch.device) -> int:
     return _shared_memory(torch.cuda.current_device() if device.index is None else device.index)
 
 
+@cache
+def _fewest(index: int) -> int:
+    """Chains from which on 64 a block fill the device."""
+    return 64 * int(torch.cuda.get_device_properties(index).multi_processor_count)
+
+
+def _hopper(device: torch.device) -> bool:
+    return device.type != "cuda" or torch.cuda.get_device_capability(device) == (9, 0)
+
+
+def _bytes(variant: str, net: MLP, adjusted: bool) -> int:
+    return int(module.native().chain_bytes(variant, adjusted, Net(net).args, TERMS[net.precision]))
+
+
+def variants(net: MLP, device: torch.device, adjusted: bool) -> list[str]:
+    """The kernels that hold this network, the one for most chains first."""
+    names = ["wgmma"] if _hopper(device) else []
+    available = _available(device)
+    return [name for name in (*names, "warp", "block") if 0 < _bytes(name, net, adjusted) <= available]
+
+
+def _variant(net: MLP, device: torch.device, adjusted: bool, rows: int) -> str:
+    found = variants(net, device, adjusted)
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        return found[-1] if rows < _fewest(index) else found[0]
+    return found[-1]
+
+
 def too_large(net: MLP, device: torch.device, adjusted: bool = True) -> str | None:
     """Why whole chains of this network do not fit a block, or None if they do."""
     hidden = len(net.weights) - 1
     if not 1 <= hidden <= MAX_HIDDEN:
         return f"a block takes networks of 1 to {MAX_HIDDEN} hidden layers, this one has {hidden}"
-    needed, available = module.native().chain_bytes(Net(net).args, adjusted, TERMS[net.precision]), _available(device)
-    if needed > available:
-        return (
-            f"a block has {available} bytes of shared memory, the network needs {needed} at precision {net.precision}"
-        )
-    return None
+    if variants(net, device, adjusted):
+        return None
+    needed, at = _bytes("block", net, adjusted), f"at precision {net.precision}"
+    return f"a block has {_available(device)} bytes of shared memory, the network needs {needed} {at}"
 
 
 def _chain(
@@ -66,8 +96,9 @@ def _chain(
     if rows:
         with on(z.device):
             module.native().chain(
-                adjusted, z.data_ptr(), rows, steps, packed.args, table.data_ptr(), rng.data_ptr(),
-                hold_args(hold, scale), out.data_ptr(), recorded, told, TERMS[net.precision], module.stream(z.device),
+                _variant(net, z.device, adjusted, rows), adjusted, z.data_ptr(), rows, steps, packed.args,
+                table.data_ptr(), rng.data_ptr(), hold_args(hold, scale), out.data_ptr(), recorded, told,
+                TERMS[net.precision], module.stream(z.device),
             )  # fmt: skip
     return [out, states, energies, *measured]
 

@@ -19,8 +19,8 @@ NAME = "_cuda_emulated"
 _FLAGS = [
     "-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off",
     "-Wno-unknown-pragmas", f"-I{ROOT / 'csrc'}", f"-I{pybind11.get_include()}",
-    f"-I{sysconfig.get_paths()['include']}", f"-DMMEBM_MODULE={NAME}", "-DMMEBM_EMULATED", '-DMMEBM_CUDA_COMPILER="none"',
-    '-DMMEBM_CUDA_ARCHITECTURES="host"',
+    f"-I{sysconfig.get_paths()['include']}", f"-DMMEBM_MODULE={NAME}", "-DMMEBM_EMULATED",
+    '-DMMEBM_CUDA_COMPILER="none"', '-DMMEBM_CUDA_ARCHITECTURES="host"',
 ]  # fmt: skip
 
 

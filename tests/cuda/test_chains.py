@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bench.gpu import emulate
 from mmebm.kernels import ops, reference
+from mmebm.kernels.cuda import chains as by_cuda
 from mmebm.kernels.reference import noise
 from mmebm.kernels.reference.activations import ACTIVATIONS
 
@@ -149,10 +150,10 @@ def test_without_noise_nothing_is_accepted() -> None:
     assert torch.equal(got[0], z) and not got[6].any()
 
 
-def rounded(z: Tensor, net: Parts, table: Tensor, precision: str, **options: Any) -> list[Tensor]:
+def rounded(z: Tensor, net: Parts, table: Tensor, precision: str, activation: str = "silu") -> list[Tensor]:
     """States and energies of Langevin steps in plain PyTorch, in z's dtype, with products' operands rounded."""
     weights, biases = ([p.to(z.dtype) for p in parts] for parts in net)
-    mlp = reference.MLP(weights, biases, "silu", 0.0, None)
+    mlp = reference.MLP(weights, biases, activation, 0.07, None)
     eps, found = reference.draw(stream(), len(table), *z.shape, "normal", 0).to(z.dtype), []
     for (a, b, t), by in zip(table.to(z.dtype), eps, strict=True):
         z = z - a * (t * emulate.energy_and_grad(z, mlp, precision)[1] + z.sign()) + b * by
@@ -170,6 +171,68 @@ def test_precisions(precision: str, rows: int, dim: int, hidden: tuple[int, ...]
     same, exact = rounded(z, net, table, precision), rounded(z.double(), net, table, "fp32")
     for g, s, e in zip(got[1:3], same, exact, strict=True):
         assert (g - e).norm() <= 2.0 * max((s - e).norm(), 2.0**-22 * e.norm())
+
+
+@pytest.fixture(params=["warp", "wgmma"])
+def variant(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(by_cuda, "_variant", lambda *call: request.param)
+    return str(request.param)
+
+
+def warps(variant: str, z: Tensor, net: Parts, table: Tensor, precision: str, **options: Any) -> None:
+    """States and energies of every step by a warp's chains, within twice what plain PyTorch loses with bf16 operands."""
+    hold = {"reference": "laplace", "reference_scale": torch.ones(z.shape[1])}
+    got = run("langevin", z, net, table, "cuda", record_every=1, precision=precision, **hold, **options)
+    activation = options.get("activation", "silu")
+    same = rounded(z, net, table, precision, activation)
+    exact = rounded(z.double(), net, table, "fp32", activation)
+    for g, s, e in zip(got[1:3], same, exact, strict=True):
+        assert (g - e).norm() <= 2.0 * max((s - e).norm(), 2.0**-22 * e.norm())
+
+
+@pytest.mark.parametrize("precision", ["bf16", "bf16w2", "bf16x3", "fp32"])
+@pytest.mark.parametrize(
+    ("rows", "dim", "hidden"),
+    [(1, 1, (1,)), (70, 33, (64, 50)), (130, 9, (10, 128, 40)), (40, 64, (65, 20)), (17, 32, (200, 130))],
+)
+def test_chains_by_warps(
+    variant: str, precision: str, rows: int, dim: int, hidden: tuple[int, ...], poisoned_empty: None
+) -> None:
+    z, net, table = torch.randn(rows, dim), network(dim, hidden), schedule(3)
+    held = by_cuda.variants(reference.MLP(*net, "silu", 0.0, None, precision), z.device, False)
+    if variant == "wgmma":
+        assert (variant in held) == (precision == "bf16")
+    else:
+        assert (variant in held) == (max(hidden) <= 128)
+    if variant not in held:
+        return
+    if precision == "fp32":
+        compare("langevin", z, net, table, reference="laplace", record_every=1, statistics=True)
+    else:
+        warps(variant, z, net, table, precision)
+
+
+@each_hold
+def test_holds_by_warps(hold: dict[str, Any], monkeypatch: pytest.MonkeyPatch, poisoned_empty: None) -> None:
+    monkeypatch.setattr(by_cuda, "_variant", lambda *call: "warp")
+    z, net, table = torch.randn(40, 11).clamp(-1.8, 1.8), network(11, gain=24.0), schedule(6)
+    compare("langevin", z, net, table, record_every=2, statistics=True, **hold)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_activations_by_warps(variant: str, activation: str, poisoned_empty: None) -> None:
+    z, net, table = torch.randn(40, 5), network(5), schedule(3)
+    warps(variant, z, net, table, "bf16", activation=activation, slope=0.07)
+    if variant == "warp":
+        compare("langevin", z, net, table, activation=activation, slope=0.07, reference="normal", statistics=True)
+
+
+def test_a_batch_by_warps_can_be_split_anywhere_to_the_bit(variant: str) -> None:
+    z, net, table = torch.randn(150, 6), network(6), schedule(3)
+    whole = run("langevin", z, net, table, "cuda", precision="bf16")[0]
+    for start, stop in ((0, 3), (3, 150)):
+        part = run("langevin", z[start:stop], net, table, "cuda", rng=stream(first=5 + start), precision="bf16")[0]
+        assert torch.equal(part, whole[start:stop])
 
 
 def test_what_does_not_fit_is_told() -> None:
