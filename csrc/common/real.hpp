@@ -47,14 +47,6 @@ MMEBM_HD float bits_float(int32_t x) {
 }
 
 MMEBM_HD float to_float(int32_t x) { return static_cast<float>(x); }
-// Of x in [-2^22, 2^22): a GPU's conversion is slow, the mantissa of a larger number is not.
-MMEBM_HD float small_to_float(int32_t x) {
-#if defined(__CUDA_ARCH__)
-  return __int_as_float(x + 0x4b400000) - 12582912.0f;
-#else
-  return to_float(x);
-#endif
-}
 MMEBM_HD int32_t to_signed(uint32_t x) { return static_cast<int32_t>(x); }
 MMEBM_HD float select(bool condition, float yes, float no) { return condition ? yes : no; }
 
@@ -89,17 +81,15 @@ MMEBM_HD float reciprocal(float x) {
 #endif
 }
 
-// Of x in [2^-24, 2^24], within an ulp: on a GPU the estimate of 1 / sqrt(x) and one step of Newton's method.
-MMEBM_HD float root(float x) {
 #if defined(__CUDA_ARCH__)
+// The square root of x in [2^-24, 2^24], within an ulp: the estimate of 1 / sqrt(x) and one step of Newton's method.
+__device__ __forceinline__ float root(float x) {
   float inverse;
   asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(x));
   const float near = x * inverse;
   return fmaf(inverse * 0.5f, fmaf(-near, near, x), near);
-#else
-  return sqrt32(x);
-#endif
 }
+#endif
 
 // p 2^n for n = whole - 1.5 2^23 in [-126, 127]: adding that constant left n in the low bits of `whole`.
 MMEBM_HD float scaled_by_power(float p, float whole) {

@@ -242,11 +242,6 @@ template <int N>
 MMEBM_HD Real<N> sqrt32(Real<N> x) {
   return each<float, N>([&](int i) MMEBM_INLINE { return square_root(x.v[i]); });
 }
-
-template <int N>
-MMEBM_HD Real<N> root(Real<N> x) {
-  return sqrt32(x);
-}
 template <int N>
 MMEBM_HD Real<N> reciprocal(Real<N> x) {
   return each<float, N>([&](int i) MMEBM_INLINE { return one_over(x.v[i]); });
@@ -262,11 +257,6 @@ MMEBM_HD Real<N> bits_float(Block<int32_t, N> x) {
 template <int N>
 MMEBM_HD Real<N> to_float(Block<int32_t, N> x) {
   return each<float, N>([&](int i) MMEBM_INLINE { return __builtin_convertvector(x.v[i], Floats); });
-}
-
-template <int N>
-MMEBM_HD Real<N> small_to_float(Block<int32_t, N> x) {
-  return to_float(x);
 }
 template <int N>
 MMEBM_HD Block<int32_t, N> to_signed(Block<uint32_t, N> x) {

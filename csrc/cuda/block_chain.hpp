@@ -297,10 +297,10 @@ class BlockChain {
 
   // act(dim, drift, next) for each dimension: where a step leads from the states, given the gradient.
   template <class Do>
-  MMEBM_BODY void move(int64_t row, int64_t k, const Step& step, int grad, float factor, Do act) const {
+  MMEBM_BODY void move(const Source& source, int64_t k, const Step& step, int grad, float factor, Do act) const {
     each_call([&](int q, int from) {
       float eps[4];
-      noise(call_, row, k, q, eps);
+      source.noise(k, q, eps);
       MMEBM_UNROLL
       for (int i = 0; i < 4; ++i) {
         const int dim = from + 8 * (i / 2) + i % 2;
@@ -315,6 +315,7 @@ class BlockChain {
     const int64_t row = kRows * tile + own_, every = call_.record_every;
     const bool statistics = call_.mean_energy != nullptr;
     float energies = 0.0f, norms = 0.0f, lengths = 0.0f;
+    const Source source(call_, row);
     load(row);
     for (int64_t k = 0; k < call_.steps; ++k) {
       const Step step = step_of(call_, k);
@@ -327,7 +328,7 @@ class BlockChain {
         energies += energy;
       }
       float squares = 0.0f;
-      move(row, k, step, kGrad, bound * factor(size, step.t), [&](int dim, float x, float next) {
+      move(source, k, step, kGrad, bound * factor(size, step.t), [&](int dim, float x, float next) {
         next = boxed(call_.hold, next);
         squares = fma32(next - x, next - x, squares);
         own(kState, dim) = next;
@@ -358,6 +359,7 @@ class BlockChain {
     const int64_t row = kRows * tile + own_, every = call_.record_every;
     const Hold& hold = call_.hold;
     float energies = 0.0f, norms = 0.0f, lengths = 0.0f, accepted = 0.0f, work = 0.0f, before = 0.0f;
+    const Source source(call_, row);
     load(row);
     float energy = evaluate_bounded(), size = norm(kGrad);
     each([&](int dim) { own(kHeld, dim) = own(kGrad, dim); });
@@ -365,7 +367,7 @@ class BlockChain {
       const Step step = step_of(call_, k);
       const float here = factor(size, step.t);
       float outside = 0.0f;
-      move(row, k, step, kHeld, here, [&](int dim, float, float next) {
+      move(source, k, step, kHeld, here, [&](int dim, float, float next) {
         own(kProposal, dim) = next;
         if (next < hold.lower || next > hold.upper) outside = 1.0f;
       });
@@ -382,7 +384,7 @@ class BlockChain {
       });
       const float ratio = fma32(row_sum(density), -step.a / (2.0f * step.b * step.b), row_sum(prior));
       const float log_alpha = fma32(step.t, energy - new_energy, ratio);
-      const float u = uniform(words_of(call_, row, k, Purpose::accept, 0).x0);
+      const float u = uniform(source.words(k, Purpose::accept, 0).x0);
       // A NaN compares false: it rejects. Without noise there is no density.
       const bool accept = row_sum(outside) == 0.0f && step.b != 0.0f && -minus_log(u) < log_alpha;
       work = k > 0 ? fma32(step.t - before, energy, work) : 0.0f;

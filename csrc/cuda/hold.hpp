@@ -7,11 +7,11 @@
 
 namespace mmebm::cuda {
 
-// -grad log p_0 at x, `inverse` being 1 / scale; NaN stays NaN.
+// -grad log p_0 at x, `inverse` being 1 / scale. A NaN stays one where this is added to it.
 MMEBM_BODY float pull(Reference reference, float x, float inverse) {
   if (reference == Reference::none) return 0.0f;
   if (reference == Reference::normal) return x * (inverse * inverse);
-  return x > 0.0f ? inverse : x < 0.0f ? -inverse : x * 0.0f;
+  return x == 0.0f ? 0.0f : bits_float(float_bits(inverse) | (float_bits(x) & INT32_MIN));
 }
 
 // log p_0(x) - log p_0(y), one dimension.

@@ -13,7 +13,7 @@ class MmaEngine {
   static constexpr int kSkew = 8;  // elements behind a row of weights, so that rows start in different banks
 
  public:
-  static constexpr int kChunk = 32;  // columns of a product at once
+  static constexpr int kChunk = terms == 6 ? 16 : 32;  // columns of a product at once, as registers allow
   static constexpr bool kHeld = false;
   using Operand = uint32_t[H / 16][S::kValues][4];
   template <int columns>
@@ -23,7 +23,8 @@ class MmaEngine {
   MMEBM_HD static constexpr int bytes(int hidden) { return 2 * S::kWeights * elements(hidden); }
 
   // All threads of the block; they may read the weights after their next barrier.
-  MMEBM_BODY MmaEngine(const Net& net, char* memory, int threads)
+  // Weights come times `scale`, a power of two.
+  MMEBM_BODY MmaEngine(const Net& net, float scale, char* memory, int threads)
       : weight_(reinterpret_cast<uint16_t*>(memory)), part_(elements(net.linear - 1)) {
     for (int l = 0; l + 1 < net.linear; ++l) {
       const int columns = l == 0 ? D : H;
@@ -32,7 +33,7 @@ class MmaEngine {
         const float* const w = net.weight[l] + row * net.in[l] + column;
         const bool real = row < net.out[l];
         split_pair<S::kWeights>(
-            real && column < net.in[l] ? w[0] : 0.0f, real && column + 1 < net.in[l] ? w[1] : 0.0f,
+            real && column < net.in[l] ? w[0] * scale : 0.0f, real && column + 1 < net.in[l] ? w[1] * scale : 0.0f,
             [&](int part, uint32_t word) {
               *reinterpret_cast<uint32_t*>(weight_ + part * part_ + at(l) + row * (columns + kSkew) + column) = word;
             });
@@ -49,10 +50,12 @@ class MmaEngine {
     });
   }
 
-  // c += x W of a layer with `across` inputs.
+  // c = x W of a layer with `across` inputs.
   template <int across>
   MMEBM_BODY void down(int layer, int first, const Operand& x, Sums<kChunk>& c) const {
     const uint16_t* const from = weight_ + at(layer) + first;
+    MMEBM_UNROLL
+    for (int n = 0; n < kChunk / 8; ++n) c[n][0] = c[n][1] = c[n][2] = c[n][3] = 0.0f;
     run<H>(x, c, [&](int part, int k, int n, uint32_t(&one)[2], uint32_t(&two)[2]) {
       simt::load_b_rows_pair(from + part * part_ + k * (across + kSkew) + n, across + kSkew, one, two);
     });

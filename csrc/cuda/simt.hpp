@@ -112,12 +112,15 @@ __device__ __forceinline__ void load2(const uint32_t* from, uint32_t& x, uint32_
   x = v.x, y = v.y;
 }
 
-// c += A B for four warps together, each with its own 16 rows of A in registers; B [16, 8 n] is in the block's memory,
+// c = A B, or c += A B, for four warps together, each with its own 16 rows of A in registers; B [16, 8 n] is in the block's memory,
 // where `descriptor` says, its rows being there as rows or, else, its columns. Between begin and end c and A rest.
-__device__ __forceinline__ uint64_t descriptor(const char* start, int leading, int stride, int swizzle) {
-  const uint64_t layout = swizzle == 128 ? 1 : 2;
-  return layout << 62 | static_cast<uint64_t>(stride / 16) << 32 | static_cast<uint64_t>(leading / 16) << 16 |
-         (shared_address(start) & 0x3ffffu) >> 4;
+using Place = uint32_t;  // of 16 bytes in a block's memory
+__device__ __forceinline__ Place place(const char* start) { return (shared_address(start) & 0x3ffffu) >> 4; }
+
+__device__ __forceinline__ uint64_t descriptor(Place start, int leading, int stride, int swizzle) {
+  const uint32_t high = (swizzle == 128 ? 1u : 2u) << 30 | static_cast<uint32_t>(stride / 16);
+  const uint32_t low = start + (static_cast<uint32_t>(leading / 16) << 16);  // an addition carries the place along
+  return static_cast<uint64_t>(high) << 32 | low;
 }
 
 // What was written is seen by wgmma, after a barrier.
@@ -140,27 +143,27 @@ __device__ __forceinline__ void wgmma_end() {
 #endif
 }
 
-template <bool rows>
+template <bool rows, bool add>
 __device__ __forceinline__ void wgmma(float (&c)[4][4], const uint32_t (&a)[4], uint64_t b) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   asm volatile(
-      "{ .reg .pred p; setp.ne.b32 p, 1, 0; wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {"
+      "{ .reg .pred p; setp.ne.b32 p, %22, 0; wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {"
       "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
       "}, {%16, %17, %18, %19}, %20, p, 1, 1, %21; }"
       : "+f"(c[0][0]), "+f"(c[0][1]), "+f"(c[0][2]), "+f"(c[0][3]), "+f"(c[1][0]), "+f"(c[1][1]), "+f"(c[1][2]),
         "+f"(c[1][3]), "+f"(c[2][0]), "+f"(c[2][1]), "+f"(c[2][2]), "+f"(c[2][3]), "+f"(c[3][0]), "+f"(c[3][1]),
         "+f"(c[3][2]), "+f"(c[3][3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(rows));
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(rows), "n"(add));
 #else
   __trap();
 #endif
 }
 
-template <bool rows>
+template <bool rows, bool add>
 __device__ __forceinline__ void wgmma(float (&c)[8][4], const uint32_t (&a)[4], uint64_t b) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   asm volatile(
-      "{ .reg .pred p; setp.ne.b32 p, 1, 0; wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
+      "{ .reg .pred p; setp.ne.b32 p, %38, 0; wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
       "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, "
       "%22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
       "}, {%32, %33, %34, %35}, %36, p, 1, 1, %37; }"
@@ -169,7 +172,7 @@ __device__ __forceinline__ void wgmma(float (&c)[8][4], const uint32_t (&a)[4], 
         "+f"(c[3][2]), "+f"(c[3][3]), "+f"(c[4][0]), "+f"(c[4][1]), "+f"(c[4][2]), "+f"(c[4][3]), "+f"(c[5][0]),
         "+f"(c[5][1]), "+f"(c[5][2]), "+f"(c[5][3]), "+f"(c[6][0]), "+f"(c[6][1]), "+f"(c[6][2]), "+f"(c[6][3]),
         "+f"(c[7][0]), "+f"(c[7][1]), "+f"(c[7][2]), "+f"(c[7][3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(rows));
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(rows), "n"(add));
 #else
   __trap();
 #endif
@@ -351,17 +354,18 @@ inline void store2(uint32_t* to, uint32_t x, uint32_t y) { to[0] = x, to[1] = y;
 inline void load2(const uint32_t* from, uint32_t& x, uint32_t& y) { x = from[0], y = from[1]; }
 
 // Decodes the descriptor by the ISA's canonical layouts, whoever wrote the matrix.
-inline uint64_t descriptor(const char* start, int leading, int stride, int swizzle) {
+using Place = uint32_t;
+inline Place place(const char* start) { return static_cast<Place>(start - here.memory) >> 4; }
+inline uint64_t descriptor(Place start, int leading, int stride, int swizzle) {
   const uint64_t layout = swizzle == 128 ? 1 : 2;
-  return layout << 62 | static_cast<uint64_t>(stride / 16) << 32 | static_cast<uint64_t>(leading / 16) << 16 |
-         static_cast<uint64_t>(start - here.memory) >> 4;
+  return layout << 62 | static_cast<uint64_t>(stride / 16) << 32 | static_cast<uint64_t>(leading / 16) << 16 | start;
 }
 
 inline void publish() {}
 inline void wgmma_begin() {}
 inline void wgmma_end() {}
 
-template <bool rows, size_t tiles>
+template <bool rows, bool add, size_t tiles>
 inline void wgmma(float (&c)[tiles][4], const uint32_t (&a)[4], uint64_t b) {
   const int lane = thread() % 32, span = b >> 62 == 1 ? 128 : 64;
   const int start = static_cast<int>(b & 0x3fff) << 4, leading = static_cast<int>(b >> 16 & 0x3fff) << 4;
@@ -376,7 +380,7 @@ inline void wgmma(float (&c)[tiles][4], const uint32_t (&a)[4], uint64_t b) {
     std::array<std::array<float, 4>, tiles> sum;
     for (size_t t = 0; t < tiles; ++t) {
       for (int i = 0; i < 4; ++i) {
-        sum[t][i] = c[t][i];
+        sum[t][i] = add ? c[t][i] : 0.0f;
         for (int k = 0; k < 16; ++k) {
           const uint32_t word = warp[lane / 4 * 4 + k % 8 / 2][2 * (k / 8) + i / 2];
           const float x = bits_float(static_cast<int32_t>(k & 1 ? word & 0xffff0000u : word << 16));

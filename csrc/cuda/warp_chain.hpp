@@ -8,6 +8,14 @@
 
 namespace mmebm::cuda {
 
+// A build for counting instructions decides what calls choose: two hidden layers, SiLU, a Laplace reference, and nothing
+// asked for but the end; its step is one run of code.
+#if defined(MMEBM_COUNTED)
+inline constexpr bool kCounted = true;
+#else
+inline constexpr bool kCounted = false;
+#endif
+
 // Engine: weights in memory, products of rows in registers with them (mma_engine.hpp, wgmma_engine.hpp). D, H: padded
 // widths of the input and of every hidden layer.
 template <template <int, int, int> class Engine, int D, int H, int terms>
@@ -19,13 +27,15 @@ class WarpChain {
   // Whether a layer's output waits in registers until its input is done with; else in the thread's own memory, where the
   // code for a chunk of columns is there once.
   static constexpr bool kHeld = Products::kHeld;
-  static constexpr int kUnroll = kHeld ? H / kChunk : 1;
+  static constexpr int kUnroll = kHeld || kCounted ? H / kChunk : 1;
+  static constexpr int kLayers = kCounted ? 2 : 1;  // whose code is there apart
   // Derivatives wait as bf16 where memory is short.
   static constexpr bool kHalf = kHeld;
 
  public:
   using Call = ChainCall;
-  static constexpr int kThreads = 256, kRows = 64;  // chains of four warps
+  static constexpr int kThreads = terms == 6 && H > 64 ? 128 : 256;  // what memory has room for
+  static constexpr int kRows = 64;                                   // chains of four warps
   static constexpr bool kMeets = true;
 
   static int shared_bytes(const Net& net) {
@@ -50,7 +60,7 @@ class WarpChain {
   using State = float[kD][4];
   using Sums = float[kChunk / 8][4];
 
-  MMEBM_BODY WarpChain(const ChainCall& call, char* shared) : call_(call), products_(call.net, shared, kThreads) {
+  MMEBM_BODY WarpChain(const ChainCall& call, char* shared) : call_(call), products_(call.net, size(), shared, kThreads) {
     const Net& net = call.net;
     const int hidden = net.linear - 1, me = simt::thread();
     bias_ = reinterpret_cast<float*>(shared + Products::bytes(hidden));
@@ -59,7 +69,7 @@ class WarpChain {
     own_ = reinterpret_cast<uint32_t*>(inverse_ + (kHeld ? 0 : D));
     slope_ = own_ + kWords * kThreads;
     for (int l = 0; l < hidden; ++l) {
-      for (int i = me; i < H; i += kThreads) bias_[l * H + i] = i < net.out[l] ? net.bias[l][i] : 0.0f;
+      for (int i = me; i < H; i += kThreads) bias_[l * H + i] = i < net.out[l] ? net.bias[l][i] * size() : 0.0f;
     }
     for (int i = me; i < H; i += kThreads) last_[i] = i < net.in[hidden] ? net.weight[hidden][i] : 0.0f;
     for (int i = me; i < D && !kHeld; i += kThreads) inverse_[i] = i < net.in[0] ? 1.0f / call.hold.scale[i] : 0.0f;
@@ -67,6 +77,15 @@ class WarpChain {
     pair_ = 2 * (me % 4);
     simt::barrier();
   }
+
+  // What hidden layers' weights and biases are held times: half for silu at bf16, as `silu_of_half` wants them, whose
+  // derivative is twice as large and meets the half on its way back.
+  MMEBM_BODY float size() const { return terms == 1 && activation() == Activation::silu ? 0.5f : 1.0f; }
+  MMEBM_BODY Activation activation() const { return kCounted ? Activation::silu : call_.net.activation; }
+  MMEBM_BODY int hidden() const { return kCounted ? 2 : call_.net.linear - 1; }
+  MMEBM_BODY float bound() const { return kCounted ? 0.0f : call_.net.bound; }
+  MMEBM_BODY float clip() const { return kCounted ? 0.0f : call_.hold.grad_clip; }
+  MMEBM_BODY Reference reference() const { return kCounted ? Reference::laplace : call_.hold.reference; }
 
   // Accumulators' element i of tile n: row row_ + 8 (i / 2), column 8 n + pair_ + i % 2.
   template <class Do>
@@ -207,7 +226,7 @@ class WarpChain {
 
   // The kind is the same for all: one branch a chunk.
   MMEBM_BODY void activate_chunk(int layer, int chunk, bool final, Sums& c, float (&energy)[2]) const {
-    switch (call_.net.activation) {
+    switch (activation()) {
       case Activation::silu: return activate_as<Activation::silu>(layer, chunk, final, c, energy);
       case Activation::gelu: return activate_as<Activation::gelu>(layer, chunk, final, c, energy);
       case Activation::gelu_tanh: return activate_as<Activation::gelu_tanh>(layer, chunk, final, c, energy);
@@ -222,13 +241,13 @@ class WarpChain {
   // E, not bounded, of two rows, and dE/dz of it.
   MMEBM_BODY void evaluate(State& z, State& grad, float (&energy)[2]) const {
     constexpr int kChunks = H / kChunk;
-    const int hidden = call_.net.linear - 1;
     Operand x, next;
     MMEBM_UNROLL
     for (int j = 0; j < D / 16; ++j) pack(z[2 * j], z[2 * j + 1], x[j]);
     if constexpr (kHeld) put_by(z);
     energy[0] = energy[1] = 0.0f;
-    for (int l = 0; l < hidden; ++l) {
+#pragma unroll kLayers
+    for (int l = 0; l < hidden(); ++l) {
 #pragma unroll kUnroll
       for (int chunk = 0; chunk < kChunks; ++chunk) {
         Sums c;
@@ -242,17 +261,18 @@ class WarpChain {
         } else {
           products_.template up<H>(l, chunk * kChunk, x, c);
         }
-        activate_chunk(l, chunk, l + 1 == hidden, c, energy);
+        activate_chunk(l, chunk, l + 1 == hidden(), c, energy);
         keep(chunk, c, next);
       }
       take(x, next);
     }
     MMEBM_UNROLL
-    for (int h = 0; h < 2; ++h) energy[h] = row_sum(energy[h]) + call_.net.bias[hidden][0];
-    for (int l = hidden - 1; l > 0; --l) {
+    for (int h = 0; h < 2; ++h) energy[h] = row_sum(energy[h]) + call_.net.bias[hidden()][0];
+#pragma unroll kLayers
+    for (int l = hidden() - 1; l > 0; --l) {
 #pragma unroll kUnroll
       for (int chunk = 0; chunk < kChunks; ++chunk) {
-        Sums c = {};
+        Sums c;
         products_.template down<H>(l, chunk * kChunk, x, c);
         MMEBM_UNROLL
         for (int n = 0; n < kChunk / 8; ++n) times_slopes(l - 1, chunk * (kChunk / 8) + n, c[n]);
@@ -262,7 +282,7 @@ class WarpChain {
     }
     MMEBM_UNROLL
     for (int first = 0; first < D; first += kLast) {
-      typename Products::template Sums<kLast> c = {};
+      typename Products::template Sums<kLast> c;
       products_.template down<D>(0, first, x, c);
       MMEBM_UNROLL
       for (int n = 0; n < kLast / 8; ++n) {
@@ -279,15 +299,16 @@ class WarpChain {
     MMEBM_UNROLL
     for (int h = 0; h < 2; ++h) {
       const int64_t row = first_row + row_ + 8 * h;
-      if (pair_ == 0 && row < call_.rows) call_.energies[kept * call_.rows + row] = bounded(energy[h], call_.net.bound).value;
+      if (pair_ == 0 && row < call_.rows) call_.energies[kept * call_.rows + row] = bounded(energy[h], bound()).value;
     }
   }
 
   // All steps of 16 chains; every lane of the warp comes here, and with wgmma all four warps.
   MMEBM_BODY void langevin(int64_t first_row) const {
     const Hold& hold = call_.hold;
-    const int64_t every = call_.record_every;
-    const bool statistics = call_.mean_energy != nullptr;
+    const int64_t every = kCounted ? 0 : call_.record_every;
+    const bool statistics = !kCounted && call_.mean_energy != nullptr;
+    const Source sources[2] = {{call_, first_row + row_}, {call_, first_row + row_ + 8}};
     State z = {}, grad;
     float energy[2], energies[2] = {}, norms[2] = {}, lengths[2] = {};
     each(z, first_row, [&](float& x, int64_t cell) { x = call_.z[cell]; });
@@ -298,16 +319,16 @@ class WarpChain {
       float factor[2], squares[2] = {};
       MMEBM_UNROLL
       for (int h = 0; h < 2; ++h) {
-        const auto [value, bound] = bounded(energy[h], call_.net.bound);
-        factor[h] = bound;
-        if (statistics || hold.grad_clip != 0.0f) {
+        const auto [value, slope] = bounded(energy[h], bound());
+        factor[h] = slope;
+        if (statistics || clip() != 0.0f) {
           float sum = 0.0f;
           MMEBM_UNROLL
           for (int n = 0; n < kD; ++n) sum = fma32(grad[n][2 * h], grad[n][2 * h], fma32(grad[n][2 * h + 1], grad[n][2 * h + 1], sum));
-          const float norm = sqrt32(row_sum(sum)) * absolute(bound);
+          const float norm = sqrt32(row_sum(sum)) * absolute(slope);
           norms[h] += norm;
           energies[h] += value;
-          if (hold.grad_clip != 0.0f) factor[h] *= clipped(norm, hold.grad_clip);
+          if (clip() != 0.0f) factor[h] *= clipped(norm, clip());
         }
         factor[h] *= step.t;
       }
@@ -316,17 +337,16 @@ class WarpChain {
         MMEBM_UNROLL
         for (int h = 0; h < 2; ++h) {
           float eps[4];
-          noise(call_, first_row + row_ + 8 * h, k, 4 * j + pair_ / 2, eps);
+          sources[h].noise(k, 4 * j + pair_ / 2, eps);
           MMEBM_UNROLL
           for (int i = 0; i < 4; ++i) {
             const int column = 16 * j + 8 * (i / 2) + pair_ + i % 2;
             float& x = z[2 * j + i / 2][2 * h + i % 2];
-            const float slope = grad[2 * j + i / 2][2 * h + i % 2];
-            const float by = fma32(slope, factor[h], pull(hold.reference, x, inverse(column)));
-            float to = boxed(hold, fma32(eps[i], step.b, fma32(by, -step.a, x)));
-            if (column >= call_.net.in[0]) to = 0.0f;
-            squares[h] = fma32(to - x, to - x, squares[h]);
-            x = to;
+            const float up = grad[2 * j + i / 2][2 * h + i % 2];
+            const float by = fma32(up, factor[h], pull(reference(), x, inverse(column)));
+            const float to = boxed(hold, fma32(eps[i], step.b, fma32(by, -step.a, x)));
+            if (statistics && column < call_.net.in[0]) squares[h] = fma32(to - x, to - x, squares[h]);
+            x = to;  // padding too, which meets zeros and is not stored
           }
         }
       }

@@ -24,17 +24,18 @@ class WgmmaEngine {
   MMEBM_HD static constexpr int bytes(int hidden) { return 2 * H * (D + (hidden - 1) * H); }
 
   // All threads of the block; they may read the weights after their next barrier. `memory` starts at 1024 bytes.
-  MMEBM_BODY WgmmaEngine(const Net& net, char* memory, int threads) : memory_(memory) {
+  // Weights come times `scale`, a power of two.
+  MMEBM_BODY WgmmaEngine(const Net& net, float scale, char* memory, int threads) : place_(simt::place(memory)) {
     for (int l = 0; l + 1 < net.linear; ++l) {
       const int columns = l == 0 ? D : H, width = columns < 64 ? columns : 64;
       for (int i = simt::thread(); i < H * columns / 2; i += threads) {
         const int row = 2 * i / columns, column = 2 * i % columns;
         const float* const w = net.weight[l] + row * net.in[l] + column;
         const bool real = row < net.out[l];
-        const uint32_t word = simt::pack_bf16(real && column < net.in[l] ? w[0] : 0.0f,
-                                              real && column + 1 < net.in[l] ? w[1] : 0.0f);
+        const uint32_t word = simt::pack_bf16(real && column < net.in[l] ? w[0] * scale : 0.0f,
+                                              real && column + 1 < net.in[l] ? w[1] * scale : 0.0f);
         const int plain = column / width * (H * 2 * width) + row * 2 * width + 2 * (column % width);
-        *reinterpret_cast<uint32_t*>(memory_ + at(l) + simt::swizzled(plain, 2 * width)) = word;
+        *reinterpret_cast<uint32_t*>(memory + at(l) + simt::swizzled(plain, 2 * width)) = word;
       }
     }
     simt::publish();
@@ -44,25 +45,30 @@ class WgmmaEngine {
   template <int depth>
   MMEBM_BODY void up(int layer, int first, const Operand& x, Sums<kChunk>& c) const {
     constexpr int kWidth = depth < 64 ? depth : 64, kRow = 2 * kWidth;
-    const char* const from = memory_ + at(layer) + first * kRow;
+    const simt::Place from = place_ + (at(layer) + first * kRow) / 16;
     simt::wgmma_begin();
     MMEBM_UNROLL
     for (int j = 0; j < depth / 16; ++j) {
-      const char* const start = from + 16 * j / kWidth * (H * kRow) + 2 * (16 * j % kWidth);
-      simt::wgmma<false>(c, x[j][0], simt::descriptor(start, 0, 8 * kRow, kRow));
+      const int to = 16 * j / kWidth * (H * kRow) + 2 * (16 * j % kWidth);
+      simt::wgmma<false, true>(c, x[j][0], simt::descriptor(from + to / 16, 0, 8 * kRow, kRow));
     }
     simt::wgmma_end();
   }
 
-  // c += x W of a layer with `across` inputs.
+  // c = x W of a layer with `across` inputs.
   template <int across>
   MMEBM_BODY void down(int layer, int first, const Operand& x, Sums<(across < kChunk ? across : kChunk)>& c) const {
     constexpr int kWidth = across < 64 ? across : 64, kRow = 2 * kWidth;
-    const char* const from = memory_ + at(layer) + first / kWidth * (H * kRow);
+    const simt::Place from = place_ + (at(layer) + first / kWidth * (H * kRow)) / 16;
     simt::wgmma_begin();
     MMEBM_UNROLL
     for (int j = 0; j < H / 16; ++j) {
-      simt::wgmma<true>(c, x[j][0], simt::descriptor(from + 16 * j * kRow, H * kRow, 8 * kRow, kRow));
+      const uint64_t w = simt::descriptor(from + j * kRow, H * kRow, 8 * kRow, kRow);
+      if (j == 0) {
+        simt::wgmma<true, false>(c, x[j][0], w);
+      } else {
+        simt::wgmma<true, true>(c, x[j][0], w);
+      }
     }
     simt::wgmma_end();
   }
@@ -70,7 +76,7 @@ class WgmmaEngine {
  private:
   MMEBM_BODY static int at(int layer) { return layer == 0 ? 0 : 2 * H * (D + (layer - 1) * H); }
 
-  char* memory_;
+  simt::Place place_;
 };
 
 }  // namespace mmebm::cuda
