@@ -5,6 +5,8 @@ SHELL := /bin/bash
 # The first Python of 3.11 or newer that really starts; PYTHON=... overrides.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+# The CUDA kernels take minutes to compile: built where they could run, unless CUDA=ON, OFF or AUTO says otherwise.
+CUDA ?= $(if $(shell command -v nvidia-smi),AUTO,OFF)
 BIN := .venv/bin
 DEPS := .venv/.deps.stamp
 # An editable install knows modules by file: a new or moved one needs it anew.
@@ -26,7 +28,8 @@ $(DEPS): pyproject.toml constraints.txt
 	@touch $@
 
 $(NATIVE): $(DEPS) $(NATIVE_SOURCES)
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps \
+		--config-settings=cmake.define.MMEBM_CUDA=$(CUDA) --editable .
 	$(BIN)/python -m pip check --quiet
 	@touch $@
 
@@ -75,7 +78,7 @@ endif
 define build_apart
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B $(1) -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo \
 		-DCMAKE_CXX_FLAGS_RELWITHDEBINFO="$(2)" -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python \
-		-Dpybind11_DIR="$$($(BIN)/python -m pybind11 --cmakedir)" $(3) > /dev/null
+		-Dpybind11_DIR="$$($(BIN)/python -m pybind11 --cmakedir)" -DMMEBM_CUDA=OFF $(3) > /dev/null
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build $(1)
 endef
 

@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include <array>
+#include <stdexcept>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -82,27 +83,59 @@ void bind_langevin_update(Address z, Address grad, int64_t rows, int64_t dim, Ad
                         stream);
 }
 
-// variant: "block", "warp" or "wgmma".
+// act<terms>() for one of the numbers that kernels are compiled for.
+template <class Act>
+auto with_terms(int terms, Act act) {
+  switch (terms) {
+    case 1: return act.template operator()<1>();
+    case 2: return act.template operator()<2>();
+    case 3: return act.template operator()<3>();
+    case 6: return act.template operator()<6>();
+    default: throw std::invalid_argument("terms: expected 1, 2, 3 or 6, got " + std::to_string(terms));
+  }
+}
+
+// variant: "block", "streamed", which wants a workspace, "warp" or "wgmma".
 void bind_chain(const std::string& variant, bool adjusted, Address z, int64_t rows, int64_t steps, const NetArgs& net,
                 Address coefficients, Address rng, const HoldArgs& holding, Address out, const KeptArgs& kept,
-                const StatisticsArgs& statistics, int terms, cuda::Stream stream) {
+                const StatisticsArgs& statistics, int terms, Address workspace, cuda::Stream stream) {
   const auto& [every, states, energies] = kept;
   const auto& [mean_energy, grad_norm, displacement, acceptance, work] = statistics;
   const cuda::ChainCall call{pointer<const float>(z), rows, steps, network(net), pointer<const float>(coefficients),
                              pointer<const int64_t>(rng), hold(holding), every, pointer(out), pointer(states),
                              pointer(energies), pointer(mean_energy), pointer(grad_norm), pointer(displacement),
                              pointer(acceptance), pointer(work)};
-  if (variant == "warp") return cuda::warp_chain(call, terms, stream);
   if (variant == "wgmma") return cuda::wgmma_chain(call, stream);
-  cuda::block_chain(call, adjusted, terms, stream);
+  with_terms(terms, [&]<int n>() {
+    if (variant == "warp") {
+      cuda::warp_chain<n>(call, stream);
+    } else if (variant == "streamed") {
+      cuda::streamed_chain<n>(call, adjusted, pointer<void>(workspace), stream);
+    } else {
+      cuda::block_chain<n>(call, adjusted, stream);
+    }
+  });
 }
 
-// Shared memory of a variant's block; 0 where it has no kernel for the network.
-int bind_chain_bytes(const std::string& variant, bool adjusted, const NetArgs& net, int terms) {
-  if (variant == "block") return cuda::block_chain_bytes(network(net), adjusted, terms);
+// Without parameters.
+cuda::Net network_of(const std::vector<int>& widths) {
+  std::vector<LayerArgs> layers;
+  for (size_t l = 0; l < widths.size(); ++l) layers.emplace_back(0, 0, l + 1 < widths.size() ? widths[l + 1] : 1, widths[l]);
+  return network({layers, 0, 0.0f, 0.0f});
+}
+
+int64_t bind_workspace_bytes(const std::vector<int>& widths, int terms) {
+  return with_terms(terms, [&]<int n>() { return cuda::workspace_bytes<n>(network_of(widths)); });
+}
+
+// Shared memory of a variant's block for a network of these widths, its input's first; 0 where it has no kernel.
+int bind_chain_bytes(const std::string& variant, bool adjusted, const std::vector<int>& widths, int terms) {
+  const cuda::Net net = network_of(widths);
+  if (variant == "streamed") return with_terms(terms, [&]<int n>() { return cuda::streamed_chain_bytes<n>(net, adjusted); });
+  if (variant == "block") return with_terms(terms, [&]<int n>() { return cuda::block_chain_bytes<n>(net, adjusted); });
   if (adjusted) return 0;
-  if (variant == "warp") return cuda::warp_chain_bytes(network(net), terms);
-  return terms == 1 ? cuda::wgmma_chain_bytes(network(net)) : 0;
+  if (variant == "warp") return with_terms(terms, [&]<int n>() { return cuda::warp_chain_bytes<n>(net); });
+  return terms == 1 ? cuda::wgmma_chain_bytes(net) : 0;
 }
 
 void bind_layer_forward(Address x, Address weight, Address bias, Address value, Address derivative, int64_t rows,
@@ -179,8 +212,9 @@ py::dict build_info() {
 PYBIND11_MODULE(MMEBM_MODULE, m) {
   m.def("draw", &bind_draw, py::arg("out"), py::arg("scale"), py::arg("steps"), py::arg("rows"), py::arg("dim"), py::arg("rng"), py::arg("law"), py::arg("purpose"), py::arg("stream"));
   m.def("langevin_update", &bind_langevin_update, py::arg("z"), py::arg("grad"), py::arg("rows"), py::arg("dim"), py::arg("coefficients"), py::arg("rng"), py::arg("step"), py::arg("hold"), py::arg("out"), py::arg("stream"));
-  m.def("chain", &bind_chain, py::arg("variant"), py::arg("adjusted"), py::arg("z"), py::arg("rows"), py::arg("steps"), py::arg("net"), py::arg("coefficients"), py::arg("rng"), py::arg("hold"), py::arg("out"), py::arg("kept"), py::arg("statistics"), py::arg("terms"), py::arg("stream"));
-  m.def("chain_bytes", &bind_chain_bytes, py::arg("variant"), py::arg("adjusted"), py::arg("net"), py::arg("terms"));
+  m.def("chain", &bind_chain, py::arg("variant"), py::arg("adjusted"), py::arg("z"), py::arg("rows"), py::arg("steps"), py::arg("net"), py::arg("coefficients"), py::arg("rng"), py::arg("hold"), py::arg("out"), py::arg("kept"), py::arg("statistics"), py::arg("terms"), py::arg("workspace"), py::arg("stream"));
+  m.def("workspace_bytes", &bind_workspace_bytes, py::arg("widths"), py::arg("terms"));
+  m.def("chain_bytes", &bind_chain_bytes, py::arg("variant"), py::arg("adjusted"), py::arg("widths"), py::arg("terms"));
   m.def("layer_forward", &bind_layer_forward, py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("value"), py::arg("derivative"), py::arg("rows"), py::arg("width"), py::arg("fan_in"), py::arg("activation"), py::arg("slope"), py::arg("stream"));
   m.def("layer_backward", &bind_layer_backward, py::arg("delta"), py::arg("last"), py::arg("weight"), py::arg("derivative"), py::arg("factor"), py::arg("out"), py::arg("rows"), py::arg("width"), py::arg("fan_in"), py::arg("stream"));
   m.def("layer_head", &bind_layer_head, py::arg("h"), py::arg("weight"), py::arg("bias"), py::arg("g"), py::arg("energy"), py::arg("factor"), py::arg("rows"), py::arg("width"), py::arg("bound"), py::arg("stream"));

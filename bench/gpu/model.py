@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-BUDGETS = Path(__file__).parents[2] / "tests" / "triton" / "budgets.csv"
+TESTS = Path(__file__).parents[2] / "tests"
 # An H100 or H200 (SXM): multiprocessors; the clock assumed under load; dense bf16 flops a clock and multiprocessor.
 MULTIPROCESSORS, CLOCK, BF16 = 132, 1.7e9, 4096
 PRODUCTS = {"bf16": 1.0, "bf16w2": 2.0, "bf16x3": 3.0, "tf32": 2.0}  # in products of bf16 matrices
@@ -39,23 +39,43 @@ def predict(instructions: int, widths: tuple[int, ...], precision: str, rows: in
     return Prediction(instructions, tensor, tiles * steps * least / CLOCK, tiles * steps * most / CLOCK)
 
 
-def table(rows: int = 65_536, steps: int = 50) -> str:
-    """Markdown, of the recorded configurations on sm_90 that use tensor cores and hold nothing."""
-    lines = [
-        "| kernel | network | precision | stack, B | shared, KB | spills | issue, clk | tensor, clk | predicted, ms |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    with BUDGETS.open(newline="") as file:
-        budgets = list(csv.DictReader(file))
-    for row in budgets:
+def _line(kernel: str, by: str, widths: tuple[int, ...], row: dict[str, str], rows: int, steps: int) -> str:
+    found = predict(int(row["instructions"]), widths, row["precision"], rows, steps)
+    return (
+        f"| {kernel} | {by} | {'-'.join(map(str, widths))}-1 | {row['precision']} | {row['stack']} "
+        f"| {int(row['shared']) / 1024:.0f} | {row['spills']} | {found.issue:.0f} | {found.tensor:.0f} "
+        f"| {1e3 * found.least:.2f}-{1e3 * found.most:.2f} |"
+    )
+
+
+def _triton() -> list[tuple[str, str, tuple[int, ...], dict[str, str]]]:
+    """The recorded configurations on sm_90 that use tensor cores and hold nothing."""
+    found = []
+    for row in csv.DictReader((TESTS / "triton" / "budgets.csv").open(newline="")):
         told = row["kernel"] in ("langevin", "mala") and row["activation"] == "silu" and row["precision"] in PRODUCTS
-        if not told or row["sm"] != "90" or row["options"]:
-            continue
-        widths = (int(row["dim"]), *map(int, row["hidden"].split("x")))
-        found = predict(int(row["instructions"]), widths, row["precision"], rows, steps)
-        lines.append(
-            f"| {row['kernel']} | {row['dim']}-{'-'.join(row['hidden'].split('x'))}-1 | {row['precision']} "
-            f"| {row['stack']} | {int(row['shared']) / 1024:.0f} | {row['spills']} | {found.issue:.0f} "
-            f"| {found.tensor:.0f} | {1e3 * found.least:.2f}-{1e3 * found.most:.2f} |"
-        )
+        if told and row["sm"] == "90" and not row["options"]:
+            found.append((row["kernel"], "Triton", (int(row["dim"]), *map(int, row["hidden"].split("x"))), row))
+    return found
+
+
+def _cuda() -> list[tuple[str, str, tuple[int, ...], dict[str, str]]]:
+    """Chains by warps on sm_90a, two hidden layers, whose instructions were counted."""
+    found = []
+    for row in csv.DictReader((TESTS / "cuda" / "budgets.csv").open(newline="")):
+        if row["instructions"]:
+            engine, dim, width, _ = row["kernel"].removeprefix("WarpChain<").removesuffix(">").split(", ")
+            by = "CUDA, wgmma" if engine == "WgmmaEngine" else "CUDA, mma.sync"
+            spills = str((int(row["spill_stores"]) + int(row["spill_loads"])) // 4)
+            row |= {"precision": "bf16", "spills": spills}
+            found.append(("langevin", by, (int(dim), int(width), int(width)), row))
+    return found
+
+
+def table(rows: int = 65_536, steps: int = 50) -> str:
+    """Markdown."""
+    lines = [
+        "| kernel | by | network | precision | stack, B | shared, KB | spills | issue, clk | tensor, clk | predicted, ms"
+        " |\n" + "|---" * 10 + "|",
+        *(_line(*of, rows, steps) for of in (*_cuda(), *_triton())),
+    ]
     return "\n".join(lines) + "\n"

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cuda/chain.hpp"
+#include "cuda/pack.hpp"
 
 namespace mmebm::cuda {
 
@@ -17,8 +18,9 @@ struct BlockLayout {
   int stride;                                     // of such a buffer
   int slopes;                                     // floats of the hidden layers' derivatives but the last's
   int states;                                     // floats of a matrix of states
+  const Pair32* packed;                           // weights that do not fit, in the device's memory (pack.hpp)
 
-  explicit BlockLayout(const Net& net) {
+  BlockLayout(const Net& net, const Pair32* streamed) : packed(streamed) {
     dim = widest = padded(net.in[0]);
     weights = 0;
     for (int l = 0; l + 1 < net.linear; ++l) {
@@ -34,7 +36,9 @@ struct BlockLayout {
   }
 };
 
-template <int terms>
+// streamed: weights come from the device's memory in every step, in the order that lanes want them; else they are in the
+// block's.
+template <int terms, bool streamed>
 class BlockChain {
   using S = Split<terms>;
 
@@ -48,9 +52,9 @@ class BlockChain {
   static constexpr bool kMeets = true;
 
   static int shared_bytes(const Net& net, bool adjusted) {
-    const BlockLayout at(net);
+    const BlockLayout at(net, nullptr);
     const int floats = net.linear * at.widest + at.dim + (adjusted ? 4 : 2) * at.states + kWarps * kRows + at.slopes;
-    return 2 * (S::kWeights * at.weights + 2 * S::kValues * at.values) + 4 * floats;
+    return 2 * ((streamed ? 0 : S::kWeights * at.weights) + 2 * S::kValues * at.values) + 4 * floats;
   }
 
   MMEBM_BODY static void run(const Call& call, char* shared) {
@@ -65,6 +69,7 @@ class BlockChain {
   }
 
  private:
+  static constexpr int kAhead = streamed ? 4 : 1;  // products whose weights are on their way at once
   static constexpr int kWarps = kThreads / 32, kLanes = kThreads / kRows;  // threads of a row, outside products
   // States [16, dim] in the block's memory, each element of one thread: present ones, dE/dz as `evaluate` leaves it, and of
   // the adjusted chain proposals and the gradient at the present ones.
@@ -75,7 +80,7 @@ class BlockChain {
     const Net& net = call.net;
     const int hidden = net.linear - 1, me = simt::thread();
     weight_ = reinterpret_cast<uint16_t*>(shared);
-    value_ = weight_ + S::kWeights * at_.weights;
+    value_ = weight_ + (streamed ? 0 : S::kWeights * at_.weights);
     bias_ = reinterpret_cast<float*>(value_ + 2 * S::kValues * at_.values);
     last_ = bias_ + hidden * at_.widest;
     inverse_ = last_ + at_.widest;
@@ -83,7 +88,7 @@ class BlockChain {
     slope_ = parts_ + kWarps * kRows;
     states_ = slope_ + at_.slopes;
     for (int l = 0; l < hidden; ++l) {
-      const int columns = at_.inner[l], pairs = padded(net.out[l]) * columns / 2;
+      const int columns = at_.inner[l], pairs = streamed ? 0 : padded(net.out[l]) * columns / 2;
       for (int i = me; i < pairs; i += kThreads) {
         const int row = 2 * i / columns, column = 2 * i % columns;
         const float* const w = net.weight[l] + row * net.in[l] + column;
@@ -113,8 +118,10 @@ class BlockChain {
     const int stride = at_.inner[layer] + kSkew;
     const int depth = back ? padded(call_.net.out[layer]) : at_.inner[layer];
     const int across = back ? at_.inner[layer] : padded(call_.net.out[layer]);
+    const Packed<S::kWeights> packed(call_.net, at_.packed);
     for (int n = 2 * warp_; n < across / 8; n += 2 * kWarps) {
       float c[2][4] = {}, small[2][4] = {};
+#pragma unroll kAhead
       for (int k = 0; k < depth; k += 16) {
         uint32_t a[S::kValues][4];
         MMEBM_UNROLL
@@ -124,7 +131,9 @@ class BlockChain {
           uint32_t b[S::kWeights][2];
           MMEBM_UNROLL
           for (int i = 0; i < S::kWeights; ++i) {
-            if constexpr (back) {
+            if constexpr (streamed) {
+              packed.load(layer, back, n + j, k / 16, i, lane_, b[i]);
+            } else if constexpr (back) {
               simt::load_b_rows(weight(layer, i) + k * stride + 8 * (n + j), stride, b[i]);
             } else {
               simt::load_b(weight(layer, i) + 8 * (n + j) * stride + k, stride, b[i]);

@@ -38,6 +38,4 @@ struct Source {
   }
 };
 
-MMEBM_HD int padded(int n) { return (n + 15) / 16 * 16; }
-
 }  // namespace mmebm::cuda

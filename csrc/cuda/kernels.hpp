@@ -111,14 +111,25 @@ void mixture(const MixtureCall& call, Stream stream);
 void mixture_backward(const MixtureBackwardCall& call, Stream stream);
 
 
-// Whole chains, 16 a block; its bytes of shared memory. `terms` as in split.hpp.
-void block_chain(const ChainCall& call, bool adjusted, int terms, Stream stream);
-int block_chain_bytes(const Net& net, bool adjusted, int terms);
-
-// The same with 16 chains a warp, never adjusted, by mma.sync and by wgmma, which is sm_90a's and knows one term. Bytes
-// are 0 where no kernel holds the network.
-void warp_chain(const ChainCall& call, int terms, Stream stream);
-int warp_chain_bytes(const Net& net, int terms);
+// Whole chains, and their bytes of shared memory, 0 where no kernel holds the network. `terms` as in split.hpp.
+// 16 a block:
+template <int terms>
+void block_chain(const ChainCall& call, bool adjusted, Stream stream);
+template <int terms>
+int block_chain_bytes(const Net& net, bool adjusted);
+// the same with weights that are read from a workspace in every step:
+template <int terms>
+void streamed_chain(const ChainCall& call, bool adjusted, void* workspace, Stream stream);
+template <int terms>
+int streamed_chain_bytes(const Net& net, bool adjusted);
+template <int terms>
+int64_t workspace_bytes(const Net& net);
+// 16 a warp, never adjusted, by mma.sync:
+template <int terms>
+void warp_chain(const ChainCall& call, Stream stream);
+template <int terms>
+int warp_chain_bytes(const Net& net);
+// and by wgmma, which is sm_90a's and knows one term:
 void wgmma_chain(const ChainCall& call, Stream stream);
 int wgmma_chain_bytes(const Net& net);
 

@@ -1,11 +1,12 @@
+#include "cuda/chain_launch.hpp"
 #include "cuda/warp_chain.hpp"
-#include "cuda/warp_chain_launch.hpp"
 #include "cuda/wgmma_engine.hpp"
 
 namespace mmebm::cuda {
 
 namespace {
 
+// act<Body>() of the least kernel that holds the network, if there is one.
 template <class Act>
 void choose(const Net& net, Act act) {
   const int width = widest(net);
@@ -19,7 +20,7 @@ void choose(const Net& net, Act act) {
 }  // namespace
 
 void wgmma_chain(const ChainCall& call, Stream stream) {
-  choose(call.net, [&]<class Body>() { launch_tiles<Body>(call, stream); });
+  choose(call.net, [&]<class Body>() { launch_warps<Body>(call, stream); });
 }
 
 int wgmma_chain_bytes(const Net& net) {

@@ -57,12 +57,12 @@ def unsupported(operator: str, device: torch.device, dtype: torch.dtype, net: ML
     """Why it cannot serve the call, or None if it can; with `net`, whether that fits its kernels as well."""
     if operator not in OPERATORS:
         return f"it has no kernel for '{operator}'"
-    if why := module.reason():
-        return f"its native module is missing: {why}"
     if dtype != torch.float32:
         return f"it computes in float32, the call is in {dtype}"
-    if device.type != ("cpu" if module.emulated() else "cuda"):
+    if device.type != "cuda" and not (device.type == "cpu" and module.available() and module.emulated()):
         return f"it runs on cuda tensors, the call is on {device}"
+    if why := module.reason():
+        return f"its native module is missing: {why}"
     if device.type == "cuda":
         index = torch.cuda.current_device() if device.index is None else device.index
         if (capability := _capability(index)) < (8, 0):

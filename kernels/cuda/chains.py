@@ -1,7 +1,9 @@
 """Whole chains in one launch.
 
 Many chains run 16 a warp, by wgmma on Hopper where bf16 will do ("wgmma") or by mma.sync ("warp"); few, adjusted ones
-and networks of other sizes run 16 a block ("block"). A chain's bits hang on the variant, by rounding alone.
+and networks of other sizes run 16 a block ("block"), which reads weights that do not fit its memory in every step
+("streamed"): for few chains, since those of other networks are better off layer by layer. A chain's bits hang on the
+variant, by rounding alone.
 
 Coefficients and `rng` are read on the device, so that a call can be captured in a CUDA graph.
 """
@@ -21,6 +23,9 @@ from . import module
 MAX_HIDDEN = 3
 # Products of bf16 matrices for one, by the floor of a call: csrc/cuda/split.hpp.
 TERMS = {"bf16": 1, "bf16w2": 2, "tf32": 3, "bf16x3": 3, "fp32": 6}
+# Bytes of weights, both ways, that a block may read in every step: from the second cache at 64 bytes a clock a megabyte
+# takes 16,000 clocks, about what a step of many small launches does. Beyond that a launch a layer is better.
+_MOST_STREAMED = 1 << 20
 _HOST_BYTES = 227 * 1024  # of shared memory that the emulated device has: a Hopper's
 
 
@@ -42,27 +47,46 @@ def _fewest(index: int) -> int:
     return 64 * int(torch.cuda.get_device_properties(index).multi_processor_count)
 
 
-def _hopper(device: torch.device) -> bool:
-    return device.type != "cuda" or torch.cuda.get_device_capability(device) == (9, 0)
+def _widths(net: MLP) -> tuple[int, ...]:
+    return tuple(w.shape[1] for w in net.weights)
 
 
-def _bytes(variant: str, net: MLP, adjusted: bool) -> int:
-    return int(module.native().chain_bytes(variant, adjusted, Net(net).args, TERMS[net.precision]))
+@cache
+def _bytes(variant: str, widths: tuple[int, ...], precision: str, adjusted: bool) -> int:
+    """Shared memory of a block; 0 where the variant has no kernel for the network."""
+    return int(module.native().chain_bytes(variant, adjusted, widths, TERMS[precision]))
+
+
+@cache
+def _variants(widths: tuple[int, ...], precision: str, device: torch.device, adjusted: bool) -> list[str]:
+    hopper = device.type != "cuda" or torch.cuda.get_device_capability(device) == (9, 0)
+    names, available = (["wgmma"] if hopper else []) + ["warp", "block"], _available(device)
+
+    def held(name: str) -> bool:
+        return 0 < _bytes(name, widths, precision, adjusted) <= available
+
+    found = [name for name in names if held(name)]
+    few = _workspace(widths, precision) <= _MOST_STREAMED and held("streamed")
+    return found or ["streamed"] * few
+
+
+@cache
+def _workspace(widths: tuple[int, ...], precision: str) -> int:
+    """Bytes of the weights as "streamed" reads them."""
+    return int(module.native().workspace_bytes(widths, TERMS[precision]))
 
 
 def variants(net: MLP, device: torch.device, adjusted: bool) -> list[str]:
     """The kernels that hold this network, the one for most chains first."""
-    names = ["wgmma"] if _hopper(device) else []
-    available = _available(device)
-    return [name for name in (*names, "warp", "block") if 0 < _bytes(name, net, adjusted) <= available]
+    return _variants(_widths(net), net.precision, device, adjusted)
 
 
 def _variant(net: MLP, device: torch.device, adjusted: bool, rows: int) -> str:
     found = variants(net, device, adjusted)
-    if device.type == "cuda":
-        index = torch.cuda.current_device() if device.index is None else device.index
-        return found[-1] if rows < _fewest(index) else found[0]
-    return found[-1]
+    if device.type != "cuda":
+        return found[-1]
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return found[-1] if rows < _fewest(index) else found[0]
 
 
 def too_large(net: MLP, device: torch.device, adjusted: bool = True) -> str | None:
@@ -72,7 +96,7 @@ def too_large(net: MLP, device: torch.device, adjusted: bool = True) -> str | No
         return f"a block takes networks of 1 to {MAX_HIDDEN} hidden layers, this one has {hidden}"
     if variants(net, device, adjusted):
         return None
-    needed, at = _bytes("block", net, adjusted), f"at precision {net.precision}"
+    needed, at = _bytes("block", _widths(net), net.precision, adjusted), f"at precision {net.precision}"
     return f"a block has {_available(device)} bytes of shared memory, the network needs {needed} {at}"
 
 
@@ -94,11 +118,14 @@ def _chain(
     told = (*map(address, measured), *(0,) * (5 - len(measured)))
     recorded = (record_every if kept else 0, address(states), address(energies))
     if rows:
+        variant = _variant(net, z.device, adjusted, rows)
+        size = _workspace(_widths(net), net.precision) if variant == "streamed" else 0
+        workspace = z.new_empty(size // z.element_size())
         with on(z.device):
             module.native().chain(
-                _variant(net, z.device, adjusted, rows), adjusted, z.data_ptr(), rows, steps, packed.args,
+                variant, adjusted, z.data_ptr(), rows, steps, packed.args,
                 table.data_ptr(), rng.data_ptr(), hold_args(hold, scale), out.data_ptr(), recorded, told,
-                TERMS[net.precision], module.stream(z.device),
+                TERMS[net.precision], address(workspace), module.stream(z.device),
             )  # fmt: skip
     return [out, states, energies, *measured]
 

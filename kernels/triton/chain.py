@@ -26,7 +26,9 @@ def _pull(z, precision, REFERENCE: tl.constexpr):
     if REFERENCE == "normal":
         return z * precision[None, :]
     else:
-        return tl.where(z > 0.0, precision[None, :], tl.where(z < 0.0, -precision[None, :], 0.0))
+        sign = z.to(tl.int32, bitcast=True) & -2147483648
+        signed = (precision.to(tl.int32, bitcast=True)[None, :] | sign).to(tl.float32, bitcast=True)
+        return tl.where(z == 0.0, 0.0, signed)
 
 
 @triton.jit

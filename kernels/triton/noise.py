@@ -114,19 +114,37 @@ def cos_sin(x):
     s = tl.fma(s, t2, -5.1677127800)
     s = tl.fma(s, t2, -8.7422777e-8)  # pi - float(pi)
     s = tl.fma(t, 3.14159274, t * s)
+    # A plain polynomial, off by 1.02 2^-24 at most; six operations more, as on the CPU, would make that 0.54.
     c = tl.fma(t2, -0.0258068913, 0.2353306304)
     c = tl.fma(c, t2, -1.3352627689)
     c = tl.fma(c, t2, 4.0587121264)
-    c = tl.fma(c, t2, -1.4518579e-7)  # float(pi^2 / 2) - pi^2 / 2
-    # 1 - pi^2 t^2 / 2 with what rounding it and t^2 lost carried along: what is left is the last addition's half ulp.
-    w = tl.fma(t2, -4.93480206, 1.0)
-    lost = tl.fma(tl.fma(t, t, -t2), -4.93480206, tl.fma(t2, -4.93480206, 1.0 - w))
-    c = w + tl.fma(c, t2, lost)
+    c = tl.fma(c, t2, -4.93480220)
+    c = tl.fma(c, t2, 1.0)
     odd = (turned & 0x40000000) != 0
     cosine = tl.where(odd, s, c).to(tl.uint32, bitcast=True) ^ ((turned + 0x40000000) & 0x80000000)
     sine = tl.where(odd, c, s).to(tl.uint32, bitcast=True) ^ (turned & 0x80000000)
     # cos changes sign in quadrants 1 and 2, sin in 2 and 3.
     return cosine.to(tl.float32, bitcast=True), sine.to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _minus_two_log(u):
+    """-2 ln u: `minus_log` with every factor doubled, which changes no rounding."""
+    shifted = u.to(tl.int32, bitcast=True) - _SQRT_HALF
+    e = _small_integer(shifted >> 23)
+    f = ((shifted & 0x007FFFFF) + _SQRT_HALF).to(tl.float32, bitcast=True) - 1.0
+    p = tl.fma(f, 2.0 * 7.0376836292e-2, 2.0 * -1.1514610310e-1)
+    p = tl.fma(p, f, 2.0 * 1.1676998740e-1)
+    p = tl.fma(p, f, 2.0 * -1.2420140846e-1)
+    p = tl.fma(p, f, 2.0 * 1.4249322787e-1)
+    p = tl.fma(p, f, 2.0 * -1.6668057665e-1)
+    p = tl.fma(p, f, 2.0 * 2.0000714765e-1)
+    p = tl.fma(p, f, 2.0 * -2.4999993993e-1)
+    p = tl.fma(p, f, 2.0 * 3.3333331174e-1)
+    f2 = f * f
+    tail = tl.fma(e, 2.0 * -2.12194440e-4, (f2 * f) * p)
+    tail = tl.fma(f2, -1.0, tail)
+    return tl.fma(e, 2.0 * -0.693359375, -tl.fma(f, 2.0, tail))
 
 
 @triton.jit
@@ -149,7 +167,7 @@ def square_root(x):
 @triton.jit
 def normal_pair(x0, x1):
     """Box-Muller on two words, within 2 ulp of the radius."""
-    r = square_root(minus_log(uniform(x0)) * 2.0)  # of all uniforms, minus_log is at least 2^-24
+    r = square_root(_minus_two_log(uniform(x0)))  # at least 2^-23, for every uniform is below 1
     c, s = cos_sin(x1)
     return r * c, r * s
 

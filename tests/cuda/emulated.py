@@ -15,6 +15,8 @@ import pybind11
 
 ROOT = Path(__file__).parents[2]
 NAME = "_cuda_emulated"
+SOURCE = ROOT / "csrc" / "cuda" / "chain_terms.cu"  # compiled once for each of
+TERMS = (1, 2, 3, 6)
 # -O1: compiling costs more than running.
 _FLAGS = [
     "-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off",
@@ -26,20 +28,23 @@ _FLAGS = [
 
 def build() -> Path:
     """Compiles what has changed since the last time, into build/emulated; g++ is on the PATH."""
-    sources = [ROOT / "csrc" / "bind_cuda.cpp", *sorted((ROOT / "csrc" / "cuda").glob("*.cu"))]
+    sources = [(path, "") for path in (ROOT / "csrc" / "bind_cuda.cpp", *sorted((ROOT / "csrc" / "cuda").glob("*.cu")))]
+    sources = [pair for pair in sources if pair[0] != SOURCE] + [(SOURCE, f"-DMMEBM_TERMS={n}") for n in TERMS]
     headers = b"".join(path.read_bytes() for path in sorted((ROOT / "csrc").glob("c[ou]*/*.hpp")))
     folder = ROOT / "build" / "emulated"
     folder.mkdir(parents=True, exist_ok=True)
     key = repr((_FLAGS, sysconfig.get_config_var("EXT_SUFFIX"))).encode()
 
-    def compiled(source: Path) -> Path:
+    def compiled(of: tuple[Path, str]) -> Path:
+        source, define = of
         digest = hashlib.sha256(key + headers + source.read_bytes()).hexdigest()[:16]
-        target = folder / f"{source.stem}-{digest}.o"
+        name = source.stem + define.rpartition("=")[2]
+        target = folder / f"{name}-{digest}.o"
         if not target.exists():
-            for old in folder.glob(f"{source.stem}-*"):
+            for old in folder.glob(f"{name}-*"):
                 old.unlink()
-            part = target.with_suffix(".part")
-            subprocess.run(["g++", *_FLAGS, "-x", "c++", "-c", str(source), "-o", str(part)], check=True)
+            part, flags = target.with_suffix(".part"), [*_FLAGS, *([define] if define else [])]
+            subprocess.run(["g++", *flags, "-x", "c++", "-c", str(source), "-o", str(part)], check=True)
             part.rename(target)
         return target
 

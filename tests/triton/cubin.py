@@ -55,7 +55,7 @@ def compiled(kernel: Any, constants: dict[str, Any], capability: int, warps: int
 
 
 def read(name: str, cubin: bytes, shared: int) -> Code:
-    usage, code = (_dump(cubin, option) for option in ("--dump-resource-usage", "-sass"))
+    usage, code = (dump(cubin, option) for option in ("--dump-resource-usage", "-sass"))
     found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
     if found is None:
         raise RuntimeError(f"cuobjdump: expected REG and STACK, got {usage!r}")
@@ -70,7 +70,7 @@ def read(name: str, cubin: bytes, shared: int) -> Code:
     return Code(name, int(found[1]), int(found[2]), shared, _count(inside), _count([text for _, text in lines]))
 
 
-def _dump(cubin: bytes, option: str) -> str:
+def dump(cubin: bytes, option: str) -> str:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:  # cuobjdump reads no pipe
         file.write(cubin)
         file.flush()
