@@ -77,17 +77,31 @@ def evaluate(
     return Evaluated(inputs, slopes, energies, factor if scaled else z.new_empty(0))
 
 
-def back(layers: Layers, at: Evaluated, net: MLP) -> list[Tensor]:
-    """dE/dz, and before it dE/da of the hidden layers but the last, deepest first and without the factor."""
+class Last(NamedTuple):
+    """What dE/dz is made of: dE/da of the first hidden layer, as `Layers.backward` takes it for layer 0."""
+
+    delta: Tensor
+    last: bool
+    factor: Tensor | None
+
+
+def deltas(layers: Layers, at: Evaluated, net: MLP) -> tuple[list[Tensor], Last]:
+    """dE/da of the hidden layers but the last, deepest first and without the factor; and what dE/dz is made of."""
     hidden, rows = len(net.weights) - 1, len(at.inputs[0])
-    deltas = at.derivatives[-1:] or [at.factor.unsqueeze(1)]
-    for layer in range(max(0, hidden - 1), -1, -1):
-        below = at.derivatives[layer - 1] if layer else None
-        factor = at.factor if hidden and layer == 0 and len(at.factor) else None
-        out = deltas[-1].new_empty(rows, net.weights[layer].shape[1])
-        layers.backward(deltas[-1], layer, net, layer == hidden - 1, below, factor, out)
-        deltas.append(out)
-    return deltas[1:]
+    found = at.derivatives[-1:] or [at.factor.unsqueeze(1)]
+    for layer in range(hidden - 1, 0, -1):
+        out = found[-1].new_empty(rows, net.weights[layer].shape[1])
+        layers.backward(found[-1], layer, net, layer == hidden - 1, at.derivatives[layer - 1], None, out)
+        found.append(out)
+    return found[1:], Last(found[-1], hidden == 1, at.factor if hidden and len(at.factor) else None)
+
+
+def back(layers: Layers, at: Evaluated, net: MLP) -> list[Tensor]:
+    """dE/dz, and before it what `deltas` gives."""
+    found, (delta, last, factor) = deltas(layers, at, net)
+    out = delta.new_empty(at.inputs[0].shape)
+    layers.backward(delta, 0, net, last, None, factor, out)
+    return [*found, out]
 
 
 def _outer(

@@ -74,8 +74,9 @@ def _cuda() -> list[tuple[str, str, tuple[int, ...], dict[str, str]]]:
 def table(rows: int = 65_536, steps: int = 50) -> str:
     """Markdown."""
     lines = [
-        "| kernel | by | network | precision | stack, B | shared, KB | spills | issue, clk | tensor, clk | predicted, ms"
-        " |\n" + "|---" * 10 + "|",
+        "| kernel | by | network | precision | stack, B | shared, KB | spills | issue, clk | tensor, clk "
+        "| predicted, ms |",
+        "|---" * 10 + "|",
         *(_line(*of, rows, steps) for of in (*_cuda(), *_triton())),
     ]
     return "\n".join(lines) + "\n"

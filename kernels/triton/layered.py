@@ -137,9 +137,12 @@ def langevin(
         for k in range(steps if rows else 0):
             recorded = record_every > 0 and k > 0 and k % record_every == 0
             at = layered.evaluate(layers, z, net, energy=statistics or recorded)
-            grad = layered.back(layers, at, net)[-1]
             if recorded:
                 states[k // record_every - 1], energies[k // record_every - 1] = z, at.energy
+            if not (statistics or hold.grad_clip):
+                z = layers.step(layered.deltas(layers, at, net)[1], net, z, coefficients, rng, k, hold)
+                continue
+            grad = layered.back(layers, at, net)[-1]
             before, z = z, update(z, grad, k)
             if statistics:
                 totals += torch.cat((at.energy.unsqueeze(0), _norms(grad, z - before)))

@@ -6,15 +6,19 @@ of `net.precision` as those of network.py.
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..reference import MLP
+from ..layered import Last
+from ..reference import MLP, Constraints
 from . import launch
 from .activations import activate, logistic, tanh
 from .network import matmul, nearest_tf32
+from .update import moved
 
+_NAN = tl.constexpr(tl.PropagateNan.ALL)
 _ROWS, _COLUMNS, _DEPTH = 64, 64, 32  # of a product's tile and of its operands' blocks
 
 
@@ -66,6 +70,23 @@ def forward_kernel(
         tl.store(derivative_ptr + cells, derivative, mask=mask)
 
 
+@triton.jit
+def _times_weight(
+    delta_ptr, last_ptr, w_ptr, row, below, rows, width, fan_in,
+    PRECISION: tl.constexpr, LAST: tl.constexpr, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
+):  # fmt: skip
+    """delta W [M, N] at these rows and columns; with LAST delta is still to be multiplied by the last weight."""
+    total = tl.zeros((M, N), tl.float32)
+    for first in range(0, width, K):
+        k = first + tl.arange(0, K)
+        delta = _tile(delta_ptr, rows, width, row, k, width, 1)
+        if LAST:
+            delta = delta * tl.load(last_ptr + k, mask=k < width, other=0.0)[None, :]
+        w, low = _operand(_tile(w_ptr, width, fan_in, k, below, fan_in, 1), PRECISION)
+        total += matmul(delta, w, low, PRECISION)
+    return total
+
+
 @triton.jit(do_not_specialize=["rows"], repr=launch.kernel_name("layer_backward"))
 def backward_kernel(
     delta_ptr, last_ptr, w_ptr, derivative_ptr, factor_ptr, out_ptr, rows, width, fan_in,
@@ -78,14 +99,7 @@ def backward_kernel(
     """
     row = tl.program_id(0).to(tl.int64) * M + tl.arange(0, M)
     below = tl.program_id(1) * N + tl.arange(0, N)
-    total = tl.zeros((M, N), tl.float32)
-    for first in range(0, width, K):
-        k = first + tl.arange(0, K)
-        delta = _tile(delta_ptr, rows, width, row, k, width, 1)
-        if LAST:
-            delta = delta * tl.load(last_ptr + k, mask=k < width, other=0.0)[None, :]
-        w, low = _operand(_tile(w_ptr, width, fan_in, k, below, fan_in, 1), PRECISION)
-        total += matmul(delta, w, low, PRECISION)
+    total = _times_weight(delta_ptr, last_ptr, w_ptr, row, below, rows, width, fan_in, PRECISION, LAST, M, N, K)
     cells = row[:, None] * fan_in + below[None, :]
     mask = (row < rows)[:, None] & (below < fan_in)[None, :]
     if DERIVATIVE:
@@ -93,6 +107,29 @@ def backward_kernel(
     if FACTOR:
         total = total * tl.load(factor_ptr + row, mask=row < rows, other=0.0)[:, None]
     tl.store(out_ptr + cells, total, mask=mask)
+
+
+@triton.jit(do_not_specialize=["rows", "step"], repr=launch.kernel_name("layer_step"))
+def step_kernel(
+    delta_ptr, last_ptr, w_ptr, factor_ptr, z_ptr, table_ptr, rng_ptr, scale_ptr, out_ptr, rows, step, width, fan_in,
+    lower, upper, PRECISION: tl.constexpr, LAST: tl.constexpr, FACTOR: tl.constexpr, REFERENCE: tl.constexpr,
+    CLAMP: tl.constexpr, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
+):  # fmt: skip
+    """A Langevin step of z [rows, fan_in] at the end of the product that gives dE/dz, which nothing caps."""
+    row = tl.program_id(0).to(tl.int64) * M + tl.arange(0, M)
+    below = tl.program_id(1) * N + tl.arange(0, N)
+    grad = _times_weight(delta_ptr, last_ptr, w_ptr, row, below, rows, width, fan_in, PRECISION, LAST, M, N, K)
+    if FACTOR:
+        grad = grad * tl.load(factor_ptr + row, mask=row < rows, other=0.0)[:, None]
+    cells = row[:, None] * fan_in + below[None, :]
+    mask = (row < rows)[:, None] & (below < fan_in)[None, :]
+    z = tl.load(z_ptr + cells, mask=mask, other=0.0)
+    scale = tl.load(scale_ptr + below, mask=below < fan_in, other=1.0)
+    q = tl.program_id(1) * (N // 4) + tl.arange(0, N // 4)
+    new = moved(z, grad, table_ptr + 3 * step, rng_ptr, step, row, q, scale, REFERENCE, M, N)
+    if CLAMP:
+        new = tl.minimum(tl.maximum(new, lower, propagate_nan=_NAN), upper, propagate_nan=_NAN)
+    tl.store(out_ptr + cells, new, mask=mask)
 
 
 @triton.jit(do_not_specialize=["rows"], repr=launch.kernel_name("layer_head"))
@@ -192,6 +229,19 @@ def backward(
         DERIVATIVE=derivative is not None, FACTOR=factor is not None,
         M=_ROWS, N=_COLUMNS, K=_DEPTH, num_warps=4, **launch.OPTIONS,
     )  # fmt: skip
+
+
+def step(of: Last, net: MLP, z: Tensor, coefficients: Tensor, rng: Tensor, k: int, hold: Constraints) -> Tensor:
+    """z [B, d] after step k, dE/dz being made of `of`; the hold caps no gradient."""
+    weight, out, (rows, dim) = net.weights[0].contiguous(), torch.empty_like(z), z.shape
+    step_kernel[(_blocks(rows, _ROWS), _blocks(dim, _COLUMNS))](
+        of.delta, net.weights[-1].contiguous(), weight, out if of.factor is None else of.factor, z,
+        coefficients.contiguous(), rng.contiguous(), hold.scale.contiguous(), out, rows, k, len(weight), dim,
+        *launch.limits(hold)[1:], PRECISION=_precision(net), LAST=of.last, FACTOR=of.factor is not None,
+        REFERENCE=hold.reference, CLAMP=hold.lower is not None or hold.upper is not None,
+        M=_ROWS, N=_COLUMNS, K=_DEPTH, num_warps=4, **launch.OPTIONS,
+    )  # fmt: skip
+    return out
 
 
 def outer(

@@ -17,6 +17,21 @@ _NAN = tl.constexpr(tl.PropagateNan.ALL)
 _VALUES = 2048  # of a program
 
 
+@triton.jit
+def moved(
+    z, grad, table_ptr, rng_ptr, step, row, q, scale, REFERENCE: tl.constexpr, M: tl.constexpr, D: tl.constexpr
+):  # fmt: skip
+    """z [M, D] of chains `row` and dimensions of calls `q` after a step of coefficients (a, b, t), grad being dE/dz."""
+    force = grad * tl.load(table_ptr + 2)
+    if REFERENCE == "normal":
+        force += tl.div_rn(z, (scale * scale)[None, :])
+    if REFERENCE == "laplace":
+        force += tl.div_rn(tl.where(z > 0.0, 1.0, tl.where(z < 0.0, -1.0, 0.0)), scale[None, :])
+    chain = (tl.load(rng_ptr + 2) + row)[:, None]
+    n0, n1, n2, n3 = normal4(tl.load(rng_ptr), tl.load(rng_ptr + 1) + step, chain, CHAIN_NOISE, q[None, :])
+    return tl.fma(tl.load(table_ptr + 1), to_dims(n0, n1, n2, n3, M, D), tl.fma(-tl.load(table_ptr), force, z))
+
+
 @triton.jit(do_not_specialize=["rows", "step"], repr=launch.kernel_name("langevin_update"))
 def update_kernel(
     z_ptr, grad_ptr, table_ptr, rng_ptr, scale_ptr, out_ptr, rows, step, dim, clip, lower, upper,
@@ -25,7 +40,6 @@ def update_kernel(
     """One step of M chains, D dimensions at a time; the clip's norm is a pass of its own."""
     row = tl.program_id(0).to(tl.int64) * M + tl.arange(0, M)
     here = (row < rows)[:, None]
-    factor = tl.load(table_ptr + 3 * step + 2) + tl.zeros((M,), tl.float32)
     if CLIP:
         square = tl.zeros((M,), tl.float32)
         for first in range(0, dim, D):
@@ -33,10 +47,6 @@ def update_kernel(
             grad = tl.load(grad_ptr + row[:, None] * dim + dims, mask=here & (dims < dim), other=0.0)
             square += tl.sum(grad * grad, 1)
         shrink = clip / tl.maximum(tl.sqrt_rn(square), clip, propagate_nan=_NAN)
-    a = tl.load(table_ptr + 3 * step)
-    noise_size = tl.load(table_ptr + 3 * step + 1)
-    seed = tl.load(rng_ptr)
-    chain = (tl.load(rng_ptr + 2) + row)[:, None]
     for first in range(0, dim, D):
         dims = first + tl.arange(0, D)
         mask = here & (dims[None, :] < dim)
@@ -45,16 +55,9 @@ def update_kernel(
         grad = tl.load(grad_ptr + cells, mask=mask, other=0.0)
         if CLIP:
             grad = grad * shrink[:, None]
-        force = grad * factor[:, None]
-        if REFERENCE != "none":
-            scale = tl.load(scale_ptr + dims, mask=dims < dim, other=1.0)[None, :]
-            if REFERENCE == "normal":
-                force += tl.div_rn(z, scale * scale)
-            else:
-                force += tl.div_rn(tl.where(z > 0.0, 1.0, tl.where(z < 0.0, -1.0, 0.0)), scale)
+        scale = tl.load(scale_ptr + dims, mask=dims < dim, other=1.0)
         q = first // 4 + tl.arange(0, D // 4)
-        n0, n1, n2, n3 = normal4(seed, tl.load(rng_ptr + 1) + step, chain, CHAIN_NOISE, q[None, :])
-        new = tl.fma(noise_size, to_dims(n0, n1, n2, n3, M, D), tl.fma(-a, force, z))
+        new = moved(z, grad, table_ptr + 3 * step, rng_ptr, step, row, q, scale, REFERENCE, M, D)
         if CLAMP:
             new = tl.minimum(tl.maximum(new, lower, propagate_nan=_NAN), upper, propagate_nan=_NAN)
         tl.store(out_ptr + cells, new, mask=mask)

@@ -103,6 +103,10 @@ for _precision in ("fp32", "tf32", "bf16x3", "bf16w2", "bf16"):
             layers.backward_kernel,
             _shape | {"LAST": True, "DERIVATIVE": True, "FACTOR": True},
         ),
+        f"step-{_precision}": (
+            layers.step_kernel,
+            _shape | {"LAST": False, "FACTOR": True, "REFERENCE": "laplace", "CLAMP": True},
+        ),
         f"outer-{_precision}": (layers.outer_kernel, _shape | {"LAST": True, "FACTOR": True}),
     }
 SLOW = ("tf32", "bf16x3", "bf16w2")
