@@ -1,6 +1,6 @@
 // What a kernel's body asks of the machine: on a GPU its instructions, on the host an emulator that runs one block,
-// each thread as a fiber. Emulation cannot see memory ordering, asynchronous proxies, bank conflicts or true races:
-// a fiber runs alone until its next meeting point. Sums inside an mma are in fp32, in the order of k.
+// each thread as a fiber. Emulation cannot see memory ordering, asynchronous proxies and their fences, bank conflicts or
+// true races: a fiber runs alone until its next meeting point. Sums inside an mma are in fp32, in the order of k.
 #pragma once
 
 #include <cstdint>

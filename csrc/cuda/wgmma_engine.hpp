@@ -15,8 +15,8 @@ class WgmmaEngine {
   static_assert(terms == 1 && (D == 32 || D == 64) && H % 64 == 0);
 
  public:
-  static constexpr int kChunk = 64;          // columns of a product at once
-  static constexpr bool kHeld = H > 128;     // see warp_chain.hpp
+  static constexpr int kChunk = H > 64 ? 64 : 32;  // columns of a product at once, as registers allow
+  static constexpr bool kHeld = H > 128;           // see warp_chain.hpp
   using Operand = uint32_t[H / 16][1][4];
   template <int columns>
   using Sums = float[columns / 8][4];
@@ -59,7 +59,7 @@ class WgmmaEngine {
   template <int across>
   MMEBM_BODY void down(int layer, int first, const Operand& x, Sums<(across < kChunk ? across : kChunk)>& c) const {
     constexpr int kWidth = across < 64 ? across : 64, kRow = 2 * kWidth;
-    const simt::Place from = place_ + (at(layer) + first / kWidth * (H * kRow)) / 16;
+    const simt::Place from = place_ + (at(layer) + first / kWidth * (H * kRow) + 2 * (first % kWidth)) / 16;
     simt::wgmma_begin();
     MMEBM_UNROLL
     for (int j = 0; j < H / 16; ++j) {
