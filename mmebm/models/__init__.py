@@ -2,9 +2,31 @@
 
 from .base import MultimodalVAE, Objective
 from .estimators import ESTIMATORS
+from .mmjsd import MMJSD
 from .mmvae import MMVAE
 from .mmvaeplus import MMVAEPlus
+from .mopoe import MoPoE
+from .mvae import MVAE
+from .mvtcae import MVTCAE
 
-MODELS: dict[str, type[MultimodalVAE]] = {"mmvae": MMVAE, "mmvaeplus": MMVAEPlus}
+MODELS: dict[str, type[MultimodalVAE]] = {
+    "mvae": MVAE,
+    "mmvae": MMVAE,
+    "mmvaeplus": MMVAEPlus,
+    "mopoe": MoPoE,
+    "mvtcae": MVTCAE,
+    "mmjsd": MMJSD,
+}
 
-__all__ = ["ESTIMATORS", "MMVAE", "MODELS", "MMVAEPlus", "MultimodalVAE", "Objective"]
+__all__ = [
+    "ESTIMATORS",
+    "MMJSD",
+    "MMVAE",
+    "MODELS",
+    "MVAE",
+    "MVTCAE",
+    "MMVAEPlus",
+    "MoPoE",
+    "MultimodalVAE",
+    "Objective",
+]

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import nn
 
 from mmebm.energy import EnergyMLP
 from mmebm.likelihoods import LIKELIHOODS
-from mmebm.models import MMVAE, MMVAEPlus, MultimodalVAE
+from mmebm.models import MODELS, MultimodalVAE
 from mmebm.priors import EnergyPrior, Prior, StandardLaplace, StandardNormal
 
-from .config import Config, ModelConfig, PriorConfig
+from .config import NORMAL_MODELS, Config, ModelConfig, PriorConfig
 
 
 def build_prior(config: PriorConfig, dim: int) -> Prior | EnergyPrior:
@@ -64,7 +63,7 @@ def _model(config: ModelConfig, shapes: Mapping[str, Sequence[int]]) -> Multimod
         "estimator": config.estimator,
         "beta": config.beta,
     }
-    start: nn.Module = StandardLaplace(config.latent_dim)
-    if config.name == "mmvae":
-        return MMVAE(shapes, start, **options)  # type: ignore[arg-type]
-    return MMVAEPlus(shapes, start, private_dim=config.private_dim, **options)  # type: ignore[arg-type]
+    start = (StandardNormal if config.name in NORMAL_MODELS else StandardLaplace)(config.latent_dim)
+    if config.name == "mmvaeplus":
+        options["private_dim"] = config.private_dim
+    return MODELS[config.name](shapes, start, **options, **config.options)  # type: ignore[arg-type]

@@ -31,6 +31,16 @@ Pair = Annotated[tuple[float, float], Field(strict=False)]
 Decay = Annotated[Literal["none", "cosine"], BeforeValidator(lambda value: "none" if value is None else value)]
 
 
+# Models whose experts are Normal and whose divergences are closed; and the switches of each.
+NORMAL_MODELS = ("mvae", "mopoe", "mvtcae", "mmjsd")
+_SWITCHES = {
+    "mvae": ("random_subsets", "prior_expert"),
+    "mopoe": ("choice", "prior_expert"),
+    "mvtcae": ("alpha",),
+    "mmjsd": ("variant", "choice"),
+}
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -43,9 +53,12 @@ class DataConfig(_Section):
 
 
 class ModelConfig(_Section):
-    """One model. `likelihood_scales` and `rescale` (lambda_m) name modalities; others take `likelihood_scale` and 1."""
+    """One model. `likelihood_scales` and `rescale` (lambda_m) name modalities; others take `likelihood_scale` and 1.
 
-    name: Literal["mmvae", "mmvaeplus"] = "mmvaeplus"
+    `options` are the model's own switches: see its file in mmebm/models.
+    """
+
+    name: Literal["mvae", "mmvae", "mmvaeplus", "mopoe", "mvtcae", "mmjsd"] = "mmvaeplus"
     latent_dim: PositiveInt = 16
     private_dim: PositiveInt | None = 16
     posterior: Law = "laplace"
@@ -57,6 +70,21 @@ class ModelConfig(_Section):
     samples: PositiveInt = 1
     estimator: Literal["elbo", "iwae", "dreg"] = "elbo"
     beta: PositiveFloat = 1.0
+    options: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _switches(self) -> ModelConfig:
+        known = _SWITCHES.get(self.name, ())
+        if unknown := sorted(set(self.options) - set(known)):
+            raise ValueError(f"options: {self.name} takes {', '.join(known) or 'none'}, got {', '.join(unknown)}")
+        return self
+
+    @model_validator(mode="after")
+    def _normal(self) -> ModelConfig:
+        for name, only in (("posterior", "normal"), ("estimator", "elbo")):
+            if self.name in NORMAL_MODELS and getattr(self, name) != only:
+                raise ValueError(f"{name}: {self.name} takes {only!r}, got {getattr(self, name)!r}")
+        return self
 
     @model_validator(mode="after")
     def _private(self) -> ModelConfig:
