@@ -82,7 +82,7 @@ class MMJSD(NormalVAE):
             divergence = divergence + kl_normal(torch.zeros_like(f_mu), scale, f_mu, f_logvar)
         jensen_shannon, energy = divergence / (views + 1.0), self.energy(samples)  # [B], [K, C, B]
         log_x = {m: self.log_likelihood(m, inputs[m], z.flatten(0, 1), z.shape[:2]) for m in self.modalities}
-        total = sum(self.rescale[m] * log_x[m] for m in self.modalities).mean(0)
+        total = self.likelihood(log_x).mean(0)
         total = total - self.beta * (jensen_shannon + energy_weight * energy.mean((0, 1)))
         metrics = self.measured(q, log_x, self.kl_reference(mu, logvar), energy)
         return Objective(

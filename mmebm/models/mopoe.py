@@ -61,7 +61,7 @@ class MoPoE(NormalVAE):
         kl, energy = self.kl_reference(mu, logvar), self.energy(samples)  # [S, B], [K, S, B]
         divergence = kl.mean(0) + energy_weight * energy.mean((0, 1))  # [B]
         log_x = {m: self.log_likelihood(m, inputs[m], z.flatten(0, 1), z.shape[:2]) for m in self.modalities}
-        total = sum(self.rescale[m] * log_x[m] for m in self.modalities).mean(0) - self.beta * divergence
+        total = self.likelihood(log_x).mean(0) - self.beta * divergence
         return Objective(
             loss=-total.mean(),
             value=total.detach().mean(),

@@ -54,7 +54,7 @@ class MVTCAE(NormalVAE):
         log_x = {m: self.log_likelihood(m, inputs[m], z.flatten(0, 2), z.shape[:3]) for m in self.modalities}
         views, a = len(self.modalities), self.alpha
         conditional = kl_normal(mu, logvar, each_mu, each_logvar).mean(0)  # (1/M) sum_m KL(q || q_m) [B]
-        likelihood = sum(self.rescale[m] * log_x[m] for m in self.modalities).mean((0, 1))
+        likelihood = self.likelihood(log_x).mean((0, 1))
         total = (views - a) / views * likelihood
         total = total - self.beta * (a * conditional + (1.0 - a) * (kl + energy_weight * energy.mean((0, 1))))
         metrics = self.measured(q, log_x, kl, energy)

@@ -58,6 +58,10 @@ class NormalVAE(MultimodalVAE):
         """E(z) of the energy prior, its parameters held fixed, or zeros: [.., d] -> [..]."""
         return self.log_prior(z, 0.0)[1]
 
+    def likelihood(self, log_x: Mapping[str, Tensor]) -> Tensor:
+        """sum_m lambda_m log p(x_m|z) of equally shaped terms."""
+        return torch.stack([self.rescale[m] * log_x[m] for m in self.modalities]).sum(0)
+
     def moments(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """mu and logvar [M, B, d] of every modality's expert, zeros where not given, and who is given: int64 [B]."""
         given = super().posterior(inputs).experts

@@ -36,10 +36,9 @@ class Build(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def built() -> Build:
-    """The module for two architectures, in a folder that is kept: what has not changed is not compiled anew."""
-    folder = ROOT / "build" / "cuda"
-    log = folder / "compiled.log"
+def built(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """The module for two architectures."""
+    folder = tmp_path_factory.mktemp("cuda")
     options = {
         "CMAKE_BUILD_TYPE": "Release", "MMEBM_CUDA": "ON", "MMEBM_CUDA_ARCHITECTURES": "80-real;90a-real",
         "CMAKE_CUDA_FLAGS": "-Xptxas -v", "Python_EXECUTABLE": sys.executable, "pybind11_DIR": pybind11.get_cmake_dir(),
@@ -51,10 +50,8 @@ def built() -> Build:
     for command in commands:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
-        if "ptxas info" in done.stdout:
-            log.write_text(done.stdout)
     (module,) = folder.glob("_cuda.*so")
-    return Build(module, log.read_text())
+    return Build(module, done.stdout)
 
 
 def _plain(mangled: str) -> str:
