@@ -126,6 +126,70 @@ def figures(run: RunArgument) -> None:
         say(path)
 
 
+def _shard(text: str) -> tuple[int, int]:
+    """ "i/n", i from 1 to n, as (i - 1, n)."""
+    left, _, right = text.partition("/")
+    if not (left.isdecimal() and right.isdecimal() and 1 <= int(left) <= int(right)):
+        raise ValueError(f"--shard: expected i/n with 1 <= i <= n, got {text!r}")
+    return int(left) - 1, int(right)
+
+
+OutputOption = Annotated[Path, typer.Option(help="folder of the files and their index")]
+ToOption = Annotated[str | None, typer.Option("--to", help="modalities to make, comma-separated")]
+ShardOption = Annotated[str, typer.Option(help="i/n: every n-th file from the i-th on")]
+FormatOption = Annotated[str, typer.Option("--format", help="safetensors or npy")]
+TypeOption = Annotated[str, typer.Option("--dtype", help="float32, or uint8 for images")]
+SeedOption = Annotated[int, typer.Option(help="of every row's draws")]
+
+
+@app.command("generate")
+def generate_rows(
+    run: RunArgument,
+    output: OutputOption,
+    rows: Annotated[int, typer.Option(min=0, help="how many")],
+    to: ToOption = None,
+    steps: Annotated[int | None, typer.Option(min=0, help="of the energy prior's chains; default the run's")] = None,
+    shard: ShardOption = "1/1",
+    file_format: FormatOption = "safetensors",
+    dtype: TypeOption = "float32",
+    seed: SeedOption = 0,
+) -> None:
+    """Draw joint samples of any number; starts again where it was cut off."""
+    from mmebm.generate import generate
+
+    index = generate(
+        run, output, rows=rows, gen_mod=to.split(",") if to else None, steps=steps, seed=seed, shard=_shard(shard),
+        file_format=file_format, dtype=dtype,
+    )  # fmt: skip
+    say(f"generated: {index}")
+
+
+@app.command("cross-generate")
+def cross_generate_rows(
+    run: RunArgument,
+    given: Annotated[str, typer.Option("--from", help="modalities observed, comma-separated")],
+    source: Annotated[str, typer.Option("--input", help="NAME:SPLIT of a dataset, .npz, .safetensors or .npy folder")],
+    output: OutputOption,
+    to: ToOption = None,
+    rows: Annotated[int | None, typer.Option(min=0, help="how many; default the input's, which is repeated")] = None,
+    refine: Annotated[int, typer.Option(min=0, help="Langevin steps of z on energy and observations")] = 0,
+    refine_step_size: Annotated[float, typer.Option(help="s of those steps")] = 0.05,
+    shard: ShardOption = "1/1",
+    file_format: FormatOption = "safetensors",
+    dtype: TypeOption = "float32",
+    seed: SeedOption = 0,
+) -> None:
+    """Make modalities from others, for any number of rows; starts again where it was cut off."""
+    from mmebm.generate import cross_generate
+
+    index = cross_generate(
+        run, output, source, cond_mod=given.split(","), gen_mod=to.split(",") if to else None, rows=rows,
+        refine_steps=refine, refine_step_size=refine_step_size, seed=seed, shard=_shard(shard),
+        file_format=file_format, dtype=dtype,
+    )  # fmt: skip
+    say(f"generated: {index}")
+
+
 @app.command("fit-prior")
 def fit_prior(
     run: Annotated[Path | None, typer.Argument(help="a run whose posterior is kept frozen", metavar="[RUN]")] = None,

@@ -34,6 +34,8 @@ HELP = {
     "demo": ["--output", "--set"],
     "profile": ["CALL", "--tool", "--from", "--output", "--repeat", "--device", "--backend"],
     "info": [],
+    "generate": ["--rows", "--output", "--to", "--steps", "--shard", "--format", "--dtype", "--seed"],
+    "cross-generate": ["--from", "--to", "--input", "--output", "--rows", "--refine", "--shard", "--format", "--seed"],
 }
 
 

@@ -140,9 +140,12 @@ class MultimodalVAE(nn.Module):
     @torch.no_grad()
     def encode(
         self, inputs: Mapping[str, Tensor], cond_mod: str | Iterable[str] | None = None, *, seed: int | None = None,
-        mean: bool = False,
+        mean: bool = False, first_row: int = 0,
     ) -> Tensor:  # fmt: skip
-        """One draw of q(z | x of `cond_mod`) per row, [B, d]; with several modalities an expert is chosen per row."""
+        """One draw of q(z | x of `cond_mod`) per row, [B, d]; of a mixture's components one is chosen per row.
+
+        `first_row` names the first row's noise, here and below, so that a batch can be split anywhere.
+        """
         self._check_names("inputs", inputs)
         names = self._names("cond_mod", cond_mod, default=[m for m in self.modalities if m in inputs])
         missing = [m for m in names if m not in inputs]
@@ -153,7 +156,7 @@ class MultimodalVAE(nn.Module):
             bad = (~torch.isfinite(inputs[m].flatten(1))).any(1).nonzero().flatten()
             if len(bad):
                 raise ValueError(f"inputs[{m!r}]: expected finite values, got NaN or infinity in row {int(bad[0])}")
-        stream = Stream(int(rng_state(seed)[0]), device=mixture.experts.loc.device)
+        stream = Stream(int(rng_state(seed)[0]), device=mixture.experts.loc.device, first_chain=first_row)
         z = mixture.experts.loc if mean else mixture.rsample(1, stream)[0]  # [M, B, d]
         rows = torch.arange(z.shape[1], device=z.device)
         return z[choose(stream.take(1), len(rows), len(z)), rows]
@@ -162,42 +165,53 @@ class MultimodalVAE(nn.Module):
 
     @torch.no_grad()
     def decode(
-        self, z: Tensor, gen_mod: str | Iterable[str] | None = None, *, seed: int | None = None
+        self, z: Tensor, gen_mod: str | Iterable[str] | None = None, *, seed: int | None = None, first_row: int = 0
     ) -> dict[str, Tensor]:
         """Likelihood means of each modality from z [N, d]; private latents, where the model has them, from p(w)."""
         names = self._names("gen_mod", gen_mod, default=self.modalities)
         checks.tensor("z", z, (None, self.prior.dim))
-        u = self.decoder_inputs(z, int(rng_state(seed)[0]))
+        u = self.decoder_inputs(z, int(rng_state(seed)[0]), first_row)
         return {m: self.likelihoods[m].mean(self.decoders[m](u[m])) for m in names}
 
-    def decoder_inputs(self, z: Tensor, seed: int) -> dict[str, Tensor]:
+    def decoder_inputs(self, z: Tensor, seed: int, first_row: int = 0) -> dict[str, Tensor]:
         """What every decoder takes for shared latents z [N, d]."""
         return dict.fromkeys(self.modalities, z)
+
+    def own_latents(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The middle of each given modality's private posterior [B, d_w], which its decoder takes first; none here."""
+        return {}
+
+    def reference(self) -> tuple[str, Tensor]:
+        """The law and the scale [d] of p_0."""
+        if isinstance(self.prior, EnergyPrior):
+            return self.prior.reference, self.prior.reference_scale.detach()
+        return self.prior.law, self.prior.scale
 
     @torch.no_grad()
     def generate(
         self, n_samples: int, gen_mod: str | Iterable[str] | None = None, *, steps: int | None = None,
-        seed: int | None = None,
+        seed: int | None = None, first_row: int = 0,
     ) -> dict[str, Tensor]:  # fmt: skip
         """Joint samples {modality: [N, *shape]} (likelihood means); `steps` of the energy prior's chains."""
         checks.at_least("n_samples", n_samples, 0)
         seed = int(rng_state(seed)[0])
         if isinstance(self.prior, EnergyPrior):
-            z = self.prior.sample(n_samples, steps=steps, seed=seed)
+            z = self.prior.sample(n_samples, steps=steps, seed=seed, first_chain=first_row)
         elif steps is None:
-            z = self.prior.sample(n_samples, seed=seed)
+            z = self.prior.sample(n_samples, seed=seed, first_chain=first_row)
         else:
             raise ValueError(f"steps: {type(self.prior).__name__} is drawn without chains")
-        return self.decode(z, gen_mod, seed=seed)
+        return self.decode(z, gen_mod, seed=seed, first_row=first_row)
 
     @torch.no_grad()
     def cross_generate(
         self, inputs: Mapping[str, Tensor], cond_mod: str | Iterable[str], gen_mod: str | Iterable[str] | None = None,
-        *, seed: int | None = None,
+        *, seed: int | None = None, first_row: int = 0,
     ) -> dict[str, Tensor]:  # fmt: skip
         """Each of `gen_mod` given `cond_mod`: z from the posterior, private latents from the prior."""
         seed = int(rng_state(seed)[0])
-        return self.decode(self.encode(inputs, cond_mod, seed=seed), gen_mod, seed=seed)
+        z = self.encode(inputs, cond_mod, seed=seed, first_row=first_row)
+        return self.decode(z, gen_mod, seed=seed, first_row=first_row)
 
     # Checks ----------------------------------------------------------------------------------------------------------
 

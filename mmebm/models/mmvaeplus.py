@@ -53,8 +53,8 @@ class MMVAEPlus(MultimodalVAE):
         return self.prior.dim + self._private_dim
 
     def private_posterior(self, inputs: Mapping[str, Tensor]) -> Diagonal:
-        """q_m(w_m | x_m) for every modality: [M, B, d_w]."""
-        outputs = [self.private_encoders[m](inputs[m]) for m in self.modalities]
+        """q_m(w_m | x_m) for every modality given: [M, B, d_w]."""
+        outputs = [self.private_encoders[m](inputs[m]) for m in self.modalities if m in inputs]
         loc, raw = (torch.stack(each) for each in zip(*outputs, strict=True))
         return Diagonal(loc, scale_from(self.posterior_law, raw), self.posterior_law)
 
@@ -66,10 +66,16 @@ class MMVAEPlus(MultimodalVAE):
         """Standard draws [steps, rows, d_w] of the private latents' law."""
         return ops.draw(rng, steps, rows, self._private_dim, law=self.posterior_law, purpose=REPARAMETERISATION)
 
-    def decoder_inputs(self, z: Tensor, seed: int) -> dict[str, Tensor]:
+    @torch.no_grad()
+    def own_latents(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        names = [m for m in self.modalities if m in inputs]
+        return dict(zip(names, self.private_posterior(inputs).loc, strict=True))
+
+    def decoder_inputs(self, z: Tensor, seed: int, first_row: int = 0) -> dict[str, Tensor]:
         count = len(self.modalities)
         # `encode` with the same seed has used the first M steps for z: w must not repeat its noise.
-        w = self._private_noise(count, len(z), Stream(seed, count, z.device).take(count))  # p(w): [M, N, d_w]
+        stream = Stream(seed, count, z.device, first_row)
+        w = self._private_noise(count, len(z), stream.take(count))  # p(w): [M, N, d_w]
         return {m: torch.cat((w[i], z), -1) for i, m in enumerate(self.modalities)}
 
     def objective(self, inputs: Mapping[str, Tensor], stream: Stream, *, energy_weight: float = 1.0) -> Objective:

@@ -46,7 +46,7 @@ def test_unknown_keys(key: str, known: str) -> None:
         ("seed", 1.5, "valid integer"),
         ("threads", 0, "greater than 0"),
         ("model", 5, "valid dictionary"),
-        ("model.name", "vae", "'mmvae' or 'mmvaeplus'"),
+        ("model.name", "vae", "'mvae', 'mmvae', 'mmvaeplus', 'mopoe', 'mvtcae' or 'mmjsd'"),
         ("model.latent_dim", 0, "greater than 0"),
         ("model.latent_dim", True, "valid integer"),
         ("model.latent_dim", "16", "valid integer"),
