@@ -7,9 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
-from bench.experiments import ablation, digits, frozen, joint
+from bench.experiments import ablation, digits, frozen, joint, models
 
-EXPERIMENTS: dict[str, ModuleType] = {"digits": digits, "ablation": ablation, "frozen": frozen, "joint": joint}
+EXPERIMENTS: dict[str, ModuleType] = {
+    "digits": digits,
+    "ablation": ablation,
+    "frozen": frozen,
+    "joint": joint,
+    "models": models,
+}
 
 
 def listing(experiments: Mapping[str, ModuleType] = EXPERIMENTS) -> str:
