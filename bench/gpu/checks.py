@@ -7,6 +7,7 @@ signs at zero may differ in few rows.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from bench.gpu import emulate
 from mmebm.kernels import dispatch, ops, reference
+from mmebm.kernels.cuda import chains as by_cuda
 from mmebm.kernels.reference import MLP
 
 FLOOR = 4e-7  # of the values' size: what a last rounding makes of exact results
@@ -99,17 +101,19 @@ def _plain_grad(x: Inputs, precision: str) -> Sequence[Tensor]:
 
 
 def _chain(operator: Callable[..., Any], **options: Any) -> Callable[[Inputs, str, str], Sequence[Tensor]]:
+    activation = {"activation": options.pop("activation")} if "activation" in options else {}
+
     def call(x: Inputs, backend: str, precision: str) -> Sequence[Tensor]:
         return operator(
-            x["z"], **_mlp(x), coefficients=x["table"], rng=x["rng"], reference_scale=x["scale"],
+            x["z"], **_mlp(x) | activation, coefficients=x["table"], rng=x["rng"], reference_scale=x["scale"],
             precision=precision, backend=backend, **{"reference": "laplace"} | options,
         )  # fmt: skip
 
     return call
 
 
-def _plain_chain(x: Inputs, precision: str) -> list[Tensor]:
-    net = MLP(x["weights"], x["biases"], "silu", 0.0, None)
+def _plain_chain(x: Inputs, precision: str, activation: str = "silu") -> list[Tensor]:
+    net = MLP(x["weights"], x["biases"], activation, 0.0, None)
     noise = reference.draw(x["rng"], len(x["table"]), *x["z"].shape, "normal", 0).to(x["z"].dtype)
     return [emulate.chain(x["z"], net, x["table"], noise, x["scale"], precision)]
 
@@ -250,8 +254,35 @@ def judge(check: Check, x: Inputs, device: torch.device, backend: str, precision
     return row | {"error": errors[worst], "allowed": allowed[worst], "verdict": verdict}
 
 
+# (rows, dimensions, width) of chains that each kernel of backend cuda runs which holds them; and their activations.
+SHAPES = ((1, 32, 64), (65, 32, 128), (129, 32, 256), (300, 64, 64), (129, 64, 128), (300, 20, 200))
+ACTIVATIONS = ("silu", "gelu_tanh", "tanh")
+
+
+def chains_by_kernel(device: torch.device, seed: int, tiny: bool) -> Iterator[dict[str, Any]]:
+    """A row for each kernel for chains of backend cuda: calls choose among them by the number of rows."""
+    for rows, d, h in SHAPES[:2] if tiny else SHAPES:
+        generator = torch.Generator().manual_seed(seed)
+        x = _chains(generator, tiny) | _net(generator, d, h)
+        x["z"] = torch.randn(rows, d, generator=generator)
+        x["scale"] = torch.rand(d, generator=generator) + 0.5
+        for activation in ACTIVATIONS[:1] if tiny else ACTIVATIONS:
+            check = Check(
+                "langevin", _chains, _chain(lambda *a, **k: ops.langevin(*a, **k)[:1], activation=activation), ALL,
+                functools.partial(_plain_chain, activation=activation), True,
+            )  # fmt: skip
+            for precision in ALL:
+                net = MLP(x["weights"], x["biases"], activation, 0.0, None, precision)
+                for variant in by_cuda.variants(net, device, adjusted=False):
+                    with by_cuda.forced(variant):
+                        row = judge(check, x, device, "cuda", precision)
+                    yield {"case": f"langevin by {variant}, {rows} rows, {d}-{h}-{h}-1, {activation}"} | row
+
+
 def every(device: torch.device, backends: Sequence[str], seed: int, tiny: bool) -> Iterator[dict[str, Any]]:
     """A row for each check, backend and precision; what a backend does not serve is said."""
+    if "cuda" in backends:
+        yield from chains_by_kernel(device, seed, tiny)
     for name, check in CHECKS.items():
         generator = torch.Generator().manual_seed(seed)
         x = check.inputs(generator, tiny)

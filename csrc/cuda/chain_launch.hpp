@@ -21,7 +21,7 @@ void launch_tiles(const typename Body::Call& call, int64_t tiles, int shared, St
 // Of a kernel of warp_chain.hpp.
 template <class Body>
 void launch_warps(const ChainCall& call, Stream stream) {
-  launch_tiles<Body>(call, blocks_for(call.rows, Body::kRows * (Body::kThreads / 128)), Body::shared_bytes(call.net), stream);
+  launch_tiles<Body>(call, blocks_for(call.rows, Body::kRows), Body::shared_bytes(call.net), stream);
 }
 
 }  // namespace mmebm::cuda

@@ -20,6 +20,7 @@ MMEBM_HD int64_t blocks_for(int64_t items, int64_t each) { return (items + each 
 
 inline void check(cudaError_t status, const char* what) {
   if (status == cudaSuccess) return;
+  static_cast<void>(cudaGetLastError());  // or the next good launch would be told of it
   throw std::runtime_error(std::string(what) + ": CUDA error " + std::to_string(status) + ", " + cudaGetErrorString(status));
 }
 

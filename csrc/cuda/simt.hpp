@@ -130,6 +130,10 @@ __device__ __forceinline__ void publish() {
 #endif
 }
 
+// The compiler does not know that products end at wgmma_end: accumulators are pinned before and after, operands before.
+__device__ __forceinline__ void pin(float& x) { asm volatile("" : "+f"(x)::"memory"); }
+__device__ __forceinline__ void pin(uint32_t x) { asm volatile("" ::"r"(x) : "memory"); }
+
 __device__ __forceinline__ void wgmma_begin() {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
@@ -362,6 +366,8 @@ inline uint64_t descriptor(Place start, int leading, int stride, int swizzle) {
 }
 
 inline void publish() {}
+inline void pin(float&) {}
+inline void pin(uint32_t) {}
 inline void wgmma_begin() {}
 inline void wgmma_end() {}
 

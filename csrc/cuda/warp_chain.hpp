@@ -47,8 +47,9 @@ class WarpChain {
   MMEBM_BODY static void run(const Call& call, char* shared) {
     constexpr int kGroups = kThreads / 128;
     WarpChain chain(call, shared);
-    const int group = simt::thread() / 128;
-    for (int64_t tile = simt::block() * kGroups + group; kRows * tile < call.rows; tile += simt::blocks() * kGroups) {
+    // Tiles go to blocks first: a batch that has fewer than twice as many leaves no multiprocessor idle.
+    const int64_t first = simt::thread() / 128 * simt::blocks() + simt::block();
+    for (int64_t tile = first; kRows * tile < call.rows; tile += simt::blocks() * kGroups) {
       chain.langevin(kRows * tile + 16 * (simt::thread() / 32 % 4));
     }
   }

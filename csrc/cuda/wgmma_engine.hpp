@@ -46,13 +46,14 @@ class WgmmaEngine {
   MMEBM_BODY void up(int layer, int first, const Operand& x, Sums<kChunk>& c) const {
     constexpr int kWidth = depth < 64 ? depth : 64, kRow = 2 * kWidth;
     const simt::Place from = place_ + (at(layer) + first * kRow) / 16;
-    simt::wgmma_begin();
+    begin<depth>(x, c);
     MMEBM_UNROLL
     for (int j = 0; j < depth / 16; ++j) {
       const int to = 16 * j / kWidth * (H * kRow) + 2 * (16 * j % kWidth);
       simt::wgmma<false, true>(c, x[j][0], simt::descriptor(from + to / 16, 0, 8 * kRow, kRow));
     }
     simt::wgmma_end();
+    pin(c);
   }
 
   // c = x W of a layer with `across` inputs.
@@ -60,7 +61,7 @@ class WgmmaEngine {
   MMEBM_BODY void down(int layer, int first, const Operand& x, Sums<(across < kChunk ? across : kChunk)>& c) const {
     constexpr int kWidth = across < 64 ? across : 64, kRow = 2 * kWidth;
     const simt::Place from = place_ + (at(layer) + first / kWidth * (H * kRow) + 2 * (first % kWidth)) / 16;
-    simt::wgmma_begin();
+    begin<H>(x, c);
     MMEBM_UNROLL
     for (int j = 0; j < H / 16; ++j) {
       const uint64_t w = simt::descriptor(from + j * kRow, H * kRow, 8 * kRow, kRow);
@@ -71,9 +72,30 @@ class WgmmaEngine {
       }
     }
     simt::wgmma_end();
+    pin(c);
   }
 
  private:
+  template <size_t tiles>
+  MMEBM_BODY static void pin(float (&c)[tiles][4]) {
+    MMEBM_UNROLL
+    for (size_t n = 0; n < tiles; ++n) {
+      MMEBM_UNROLL
+      for (int i = 0; i < 4; ++i) simt::pin(c[n][i]);
+    }
+  }
+
+  template <int depth, size_t tiles>
+  MMEBM_BODY static void begin(const Operand& x, float (&c)[tiles][4]) {
+    pin(c);
+    MMEBM_UNROLL
+    for (int j = 0; j < depth / 16; ++j) {
+      MMEBM_UNROLL
+      for (int r = 0; r < 4; ++r) simt::pin(x[j][0][r]);
+    }
+    simt::wgmma_begin();
+  }
+
   MMEBM_BODY static int at(int layer) { return layer == 0 ? 0 : 2 * H * (D + (layer - 1) * H); }
 
   simt::Place place_;

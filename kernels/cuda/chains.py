@@ -10,6 +10,8 @@ Coefficients and `rng` are read on the device, so that a call can be captured in
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import torch
@@ -59,7 +61,9 @@ def _bytes(variant: str, widths: tuple[int, ...], precision: str, adjusted: bool
 
 @cache
 def _variants(widths: tuple[int, ...], precision: str, device: torch.device, adjusted: bool) -> list[str]:
-    hopper = device.type != "cuda" or torch.cuda.get_device_capability(device) == (9, 0)
+    # In a build for other architectures its kernel would do nothing but trap.
+    built = module.emulated() or "90a" in module.build_info()["architectures"]
+    hopper = built and (device.type != "cuda" or torch.cuda.get_device_capability(device) == (9, 0))
     names, available = (["wgmma"] if hopper else []) + ["warp", "block"], _available(device)
 
     def held(name: str) -> bool:
@@ -81,8 +85,23 @@ def variants(net: MLP, device: torch.device, adjusted: bool) -> list[str]:
     return _variants(_widths(net), net.precision, device, adjusted)
 
 
+_forced: list[str] = []
+
+
+@contextmanager
+def forced(variant: str) -> Iterator[None]:
+    """Chains run by this one of `variants`, however many there are: for checks."""
+    _forced.append(variant)
+    try:
+        yield
+    finally:
+        _forced.pop()
+
+
 def _variant(net: MLP, device: torch.device, adjusted: bool, rows: int) -> str:
     found = variants(net, device, adjusted)
+    if _forced:
+        return _forced[-1]
     if device.type != "cuda":
         return found[-1]
     index = torch.cuda.current_device() if device.index is None else device.index

@@ -9,14 +9,16 @@ from mmebm.data.arrays import arrays
 from mmebm.data.dataset import MultimodalDataset
 from mmebm.data.digits import digits
 from mmebm.data.mfeat import mfeat
+from mmebm.data.mnist_svhn import mnist_svhn
 from mmebm.data.polymnist import polymnist
 
-__all__ = ["DATASETS", "MultimodalDataset", "arrays", "digits", "load", "mfeat", "polymnist"]
+__all__ = ["DATASETS", "MultimodalDataset", "arrays", "digits", "load", "mfeat", "mnist_svhn", "polymnist"]
 
 DATASETS: dict[str, Callable[..., MultimodalDataset]] = {
     "digits": digits,
     "polymnist": polymnist,
     "mfeat": mfeat,
+    "mnist_svhn": mnist_svhn,
     "arrays": arrays,
 }
 
@@ -25,7 +27,8 @@ def load(name: str, split: str, **options: Any) -> MultimodalDataset:
     """The split ("train", "validation" or "test") of a dataset.
 
     Args:
-        name: "digits" (nothing to download), "polymnist" and "mfeat" (from files under MMEBM_DATA_DIR), or "arrays"
+        name: "digits" (nothing to download), "polymnist", "mnist_svhn" and "mfeat" (from files under
+            MMEBM_DATA_DIR), or "arrays"
             (your own, under the option `path`).
         split: which part.
         options: given to the dataset; all know `size` (number of rows) and `seed`.
