@@ -152,7 +152,7 @@ def _pairing(
     if path is not None:
         part = Path(path).with_suffix(".part")
         with part.open("wb") as file:
-            np.savez_compressed(file, rows=rows, **{key: np.asarray(value) for key, value in told.items()})
+            np.savez_compressed(file, rows=rows, **told)  # type: ignore[arg-type]
         os.replace(part, path)
     return rows
 
