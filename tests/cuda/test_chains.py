@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from bench.gpu import emulate
-from mmebm.kernels import ops, reference
+from mmebm.kernels import reference
 from mmebm.kernels.cuda import chains as by_cuda
-from mmebm.kernels.reference import noise
 from mmebm.kernels.reference.activations import ACTIVATIONS
 
 from .. import chains
+from ..chain_tests import ChainTests, each_operator
 from ..chains import FREE, HOLDS, Parts, network, run, schedule, stream
 from ..slow import slow
 
@@ -27,7 +27,6 @@ pytestmark = pytest.mark.usefixtures("emulated")
 
 CPU = torch.device("cpu")
 compare = functools.partial(chains.compare, "cuda")
-each_operator = pytest.mark.parametrize("operator", ["langevin", "mala"])
 each_hold = pytest.mark.parametrize("hold", [*slow(HOLDS[:-2]), *HOLDS[-2:]], ids=lambda h: "-".join(h) or "free")
 SHAPES = [
     (1, 1, (1,)),
@@ -50,13 +49,6 @@ def test_holds(operator: str, hold: dict[str, Any], poisoned_empty: None) -> Non
         assert not torch.equal(exact[0], without[0]), f"{name} must bite to be tested"
     if operator == "mala":
         assert 0.1 < exact[6].mean() < 0.98, "both answers must be seen"
-
-
-@each_operator
-def test_a_box_without_zero_holds_no_padding(operator: str) -> None:
-    z, net = 0.5 + torch.rand(20, 11), network(11)
-    exact = compare(operator, z, net, schedule(3), clamp=(0.3, 2.0), statistics=True)
-    assert (exact[5] > 0.0).any()
 
 
 each_activation = pytest.mark.parametrize("activation", ["silu", *slow(a for a in ACTIVATIONS if a != "silu")])
@@ -84,27 +76,6 @@ def test_what_is_recorded(operator: str, record_every: int, poisoned_empty: None
 
 
 @each_operator
-@pytest.mark.parametrize("rows", [0, 4])
-def test_no_steps_and_no_chains(operator: str, rows: int, poisoned_empty: None) -> None:
-    z, net = torch.randn(rows, 3), network(3)
-    got = run(operator, z, net, schedule(0), "cuda", record_every=1, statistics=True)
-    assert torch.equal(got[0], z) and (rows == 0 or got[0].data_ptr() != z.data_ptr())
-    assert got[1].shape == (0, rows, 3)
-    assert all(torch.equal(t, torch.zeros(rows)) for t in got[3:])
-    assert run(operator, z[:0], net, schedule(4), "cuda", record_every=2)[1].shape == (2, 0, 3)
-
-
-@each_operator
-def test_a_chain_split_in_steps_is_the_same_to_the_bit(operator: str) -> None:
-    z, net, table = torch.randn(9, 6), network(6), schedule(6)
-    hold = {"reference": "laplace", "grad_clip": 1.0}
-    whole = run(operator, z, net, table, "cuda", **hold)[0]
-    for k, stop in ((0, 2), (2, 6)):
-        z = run(operator, z, net, table[k:stop], "cuda", rng=stream(offset=3 + k), **hold)[0]
-    assert torch.equal(z, whole)
-
-
-@each_operator
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_batch_can_be_split_anywhere_to_the_bit(operator: str, precision: str) -> None:
     z, net, table = torch.randn(70, 6), network(6), schedule(3)
@@ -112,47 +83,6 @@ def test_a_batch_can_be_split_anywhere_to_the_bit(operator: str, precision: str)
     for start, stop in ((0, 3), (3, 70)):
         part = run(operator, z[start:stop], net, table, "cuda", rng=stream(first=5 + start), precision=precision)[0]
         assert torch.equal(part, whole[start:stop])
-
-
-@each_operator
-def test_what_is_recorded_changes_no_bit(operator: str) -> None:
-    z, net = torch.randn(9, 4), network(4)
-    chain = run(operator, z, net, schedule(5), "cuda", record_every=1, statistics=True)
-    assert torch.equal(chain[0], run(operator, z, net, schedule(5), "cuda")[0])
-    assert torch.equal(chain[1][-1], chain[0])
-
-
-@pytest.mark.parametrize("dim", [3, 16, 40])
-def test_the_noise_of_a_chain_is_that_of_draw(dim: int) -> None:
-    table = torch.tensor([[0.0, 1.0, 0.0]])
-    got = run("langevin", torch.zeros(5, dim), network(dim), table, "cuda")[0]
-    eps = ops.draw(stream(), 1, 5, dim, law="normal", purpose=noise.CHAIN_NOISE, backend="cuda")[0]
-    assert torch.equal(got, eps)
-
-
-@each_operator
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_chain_that_is_lost_leaves_the_others_alone(operator: str, bad: float) -> None:
-    z, net, hold = torch.randn(9, 4), network(4), {"reference": "normal", "bound": 2.0, "grad_clip": 1.0}
-    kept = run(operator, z, net, schedule(4), "cuda", **hold)[0]
-    z[3, 1] = bad
-    got = run(operator, z, net, schedule(4), "cuda", **hold)[0]
-    others = torch.arange(9) != 3
-    assert torch.equal(got[others], kept[others]) and not got[3].isfinite().all()
-
-
-def test_nan_energies_reject() -> None:
-    weights, biases = network(4)
-    biases[-1] = torch.full((1,), float("nan"))
-    z = torch.randn(9, 4)
-    got = run("mala", z, (weights, biases), schedule(4), "cuda", statistics=True)
-    assert torch.equal(got[0], z) and not got[6].any()
-
-
-def test_without_noise_nothing_is_accepted() -> None:
-    z, table = torch.randn(9, 4), torch.tensor([[0.1, 0.0, 1.0]]).repeat(3, 1)
-    got = run("mala", z, network(4), table, "cuda", statistics=True)
-    assert torch.equal(got[0], z) and not got[6].any()
 
 
 def rounded(z: Tensor, net: Parts, table: Tensor, precision: str, activation: str = "silu") -> list[Tensor]:
@@ -276,3 +206,7 @@ def test_what_does_not_fit_is_told() -> None:
         run("langevin", z, network(4, (3, 3, 3, 3)), schedule(1), "cuda")
     with pytest.raises(ValueError, match=r"a block has 232448 bytes of shared memory, the network needs \d+ at"):
         run("langevin", z, network(4, (512, 512)), schedule(1), "cuda")
+
+
+class TestChains(ChainTests):
+    backend = "cuda"
