@@ -170,7 +170,10 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "type": (digits("train.updates=many"), "train.updates: "),
     "value": (digits("model.beta=0"), "model.beta: "),
     "assignment": (digits("train.updates"), "--set 'train.updates': expected key=value"),
-    "data": (digits("data.name=mnist"), "name: expected one of arrays, digits, mfeat, polymnist, got 'mnist'"),
+    "data": (
+        digits("data.name=mnist"),
+        "name: expected one of arrays, digits, mfeat, mnist_svhn, polymnist, got 'mnist'",
+    ),
     "option": (digits("data.options.colour=1"), "colour"),
     "option's type": (digits("data.options.size=1.5"), "size: expected a number of rows or None, got float"),
     "empty dataset": (digits("data.options.size=0"), "size: expected at least 1 row, got 0"),

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from bench.experiments import digits
+from bench.experiments import digits, tables
 from bench.record import facts, read, write
 from mmebm.evaluation.classifiers import load_or_train
 from mmebm.evaluation.evaluate import joint, posterior_draws
@@ -55,8 +55,8 @@ def run(folder: Path) -> None:
     torch.set_num_threads(1)
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
-    for seed in digits.SEEDS:
-        trained = digits._trained(folder.parent / "digits", "generalised", "energy", seed)
+    for seed in tables.SEEDS:
+        trained = digits.TABLE.trained(folder.parent / "digits", "generalised", "energy", seed)
         draws = {named: trained["joint"][way] for way, named in JOINT.items()}
         for recipe, changes in RECIPES.items():
             kept = folder / f"{recipe.replace(' ', '-').replace('%', '')}-{seed}.json"
@@ -66,7 +66,7 @@ def run(folder: Path) -> None:
                 print(f"{kept.name} done", flush=True)
             draws[f"energy fitted anew, {recipe}"] = json.loads(kept.read_text())
         for named, draw in draws.items():
-            numbers = {m: round(draw[m], 4) for m in digits.MEASURES}
+            numbers = {m: round(draw[m], 4) for m in tables.MEASURES}
             rows.append({"z": named, "seed": seed, "n": draw["n"]} | numbers | {"fit_s": draw.get("fit_s", "")})
     known = facts()
     write(RESULTS, [row | known for row in rows])
@@ -79,7 +79,7 @@ def report() -> str:
     for named in dict.fromkeys(row["z"] for row in rows):
         chosen = [row for row in rows if row["z"] == named]
         cells = [
-            digits._spread([float(row[measure]) for row in chosen], places)
+            tables.spread([float(row[measure]) for row in chosen], places)
             for measure, places in (("coherence", 3), ("entropy", 3), ("mean_frechet", 1))
         ]
         spent = [float(row["fit_s"]) for row in chosen if row["fit_s"]]
@@ -87,7 +87,7 @@ def report() -> str:
         lines.append(f"| {named} | " + " | ".join(cells) + " |")
     first = rows[0]
     lines.append(
-        f"\n{len(digits.SEEDS)} seeds, {first['n']} samples each, one thread; torch {first['torch']}, "
+        f"\n{len(tables.SEEDS)} seeds, {first['n']} samples each, one thread; torch {first['torch']}, "
         f"revision {first['revision']}."
     )
     return "\n".join(lines)

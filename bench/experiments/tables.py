@@ -87,7 +87,7 @@ class Table(NamedTuple):
             for name in ROWS:
                 chosen = [r for r in rows if (r["version"], r["row"]) == (version, name)]
                 cells = [
-                    _spread([float(r[m]) for r in chosen], d)
+                    spread([float(r[m]) for r in chosen], d)
                     for m, d in (("coherence", 3), ("entropy", 3), ("mean_frechet", 1), ("cross", 3))
                 ]
                 lines.append(f"| {version} | {name} | " + " | ".join(cells) + " |")
@@ -101,7 +101,8 @@ class Table(NamedTuple):
         return "\n".join(lines)
 
 
-def _spread(values: list[float], digits: int = 3) -> str:
+def spread(values: list[float], digits: int = 3) -> str:
+    """Mean ± standard deviation."""
     return f"{statistics.mean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
 
 
