@@ -15,7 +15,7 @@ import torch
 
 import mmebm
 from bench import launches
-from bench.experiments import ablation, digits, frozen, joint
+from bench.experiments import ablation, digits, frozen, joint, models
 from bench.record import RESULTS
 from bench.report import report, summary
 from mmebm.kernels import ops
@@ -30,6 +30,7 @@ ROOT = Path(__file__).parents[1]
         (ablation, "docs/training.md"),
         (frozen, "docs/training.md"),
         (joint, "docs/training.md"),
+        (models, "docs/models.md"),
     ],
 )
 def test_tables_are_the_csvs(case: ModuleType, page: str) -> None:
