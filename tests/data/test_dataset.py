@@ -110,3 +110,42 @@ def test_unknown_names_and_splits_list_what_there_is() -> None:
         load("digits", "val")
     with pytest.raises(TypeError, match="colour"):
         load("digits", "train", colour=True)
+
+
+def test_codes_come_as_one_hot_rows_of_their_vocabulary() -> None:
+    codes = torch.tensor([[0, 2], [1, 1]], dtype=torch.int16)
+    data = MultimodalDataset({"text": codes}, None, "toy", "train", vocabularies={"text": ["a", "b", "c"]})
+    assert data.shapes == {"text": (2, 3)}
+    expected = torch.tensor([[[0, 1, 0], [0, 1, 0]], [[1, 0, 0], [0, 0, 1]]]).float()
+    torch.testing.assert_close(data.batch(torch.tensor([1, 0]))["text"], expected)
+    with pytest.raises(ValueError, match=r"'text' of 'toy': expected codes in \[0, 2\), got 2 in row 0"):
+        MultimodalDataset({"text": codes}, None, "toy", "train", vocabularies={"text": ["a", "b"]})
+
+
+def test_what_a_row_lacks_is_zero_and_its_value_is_not_looked_at() -> None:
+    values = torch.ones(3, 2)
+    values[1] = float("nan")
+    seen = torch.tensor([True, False, True])
+    data = MultimodalDataset({"a": values, "b": images(3)}, None, "toy", "train", masks={"a": seen})
+    rows = torch.tensor([1, 2])
+    torch.testing.assert_close(data.batch(rows)["a"], torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
+    observed = data.observed(rows)
+    assert observed is not None
+    assert {m: x.tolist() for m, x in observed.items()} == {"a": [False, True], "b": [True, True]}
+    whole = MultimodalDataset({"b": images(3)}, None, "toy", "train", masks={"b": torch.ones(3, dtype=torch.bool)})
+    assert whole.observed(rows) is None
+    fewer = MultimodalDataset({"a": values, "b": images(3)}, None, "toy", "train", masks={"a": ~seen & False})
+    assert data.fingerprint() != fewer.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("masks", "message"),
+    [
+        ({"c": torch.ones(6, dtype=torch.bool)}, "masks of 'toy': unknown modality c; there are a"),
+        ({"a": torch.ones(6)}, "mask of 'a' of 'toy': expected bool"),
+        ({"a": torch.ones(5, dtype=torch.bool)}, r"mask of 'a' of 'toy': expected shape \[6\], got \[5\]"),
+    ],
+)
+def test_masks_that_do_not_fit(masks: dict[str, Tensor], message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        MultimodalDataset({"a": images()}, None, "toy", "train", masks=masks)
