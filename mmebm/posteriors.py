@@ -50,17 +50,35 @@ class Diagonal:
 
 @dataclass(frozen=True)
 class MixtureOfExperts:
-    """q(z|X) = (1/M) sum_m q_m(z|x_m): the experts' loc and scale are [M, B, d]."""
+    """q(z|X) = (1/C) sum_c q_c(z|X): the experts' loc and scale are [C, B, d].
+
+    `present` bool [C, B] tells which components a row has, all where it is None; C is then a row's own number.
+    """
 
     experts: Diagonal
+    present: Tensor | None = None
 
     def rsample(self, samples: int, stream: Stream) -> Tensor:
-        """Stratified draws [K, M, B, d]: `samples` from every expert (noise step offset + k M + m)."""
+        """Stratified draws [K, C, B, d]: `samples` from every expert (noise step offset + k C + c)."""
         return self.experts.rsample(samples, stream)
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """log q of the mixture: [.., B, d] -> [.., B]."""
-        return ops.mixture_log_prob(z, self.experts.loc, self.experts.scale, law=self.experts.law)
+        """log q of the mixture: [.., B, d] -> [.., B]; the standard law's in rows that have no component."""
+        bits = None if self.present is None else bitmask(self.present)
+        return ops.mixture_log_prob(z, self.experts.loc, self.experts.scale, bits, law=self.experts.law)
+
+    def shares(self) -> Tensor:
+        """What each component and row weighs in a mean over rows that have any: [C, B], summing to 1."""
+        loc = self.experts.loc
+        if self.present is None:
+            return loc.new_full(loc.shape[:2], 1.0 / max(1, loc.shape[0] * loc.shape[1]))
+        count = self.present.sum(0)
+        return self.present / (count.clamp_min(1) * (count > 0).sum().clamp_min(1))
 
     def detach(self) -> MixtureOfExperts:
-        return MixtureOfExperts(self.experts.detach())
+        return MixtureOfExperts(self.experts.detach(), self.present)
+
+
+def bitmask(present: Tensor) -> Tensor:
+    """bool [M, B] as the operators take it: int64 [B], bit m for expert m."""
+    return (present.long() << torch.arange(len(present), device=present.device).unsqueeze(-1)).sum(0)

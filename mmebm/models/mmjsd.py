@@ -12,12 +12,11 @@ wild:
   it; a subset of two or more has the geometric mean with p_0 as its posterior.
 - "multiviewae": as "with_prior", and the sum of divergences leaves p_0's own out.
 
-`choice` of the component a row is decoded from: as in MoPoE.
+`choice` of the component a row is decoded from: as in MoPoE. M is the number of modalities that a row has.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,8 +27,8 @@ from mmebm.posteriors import MixtureOfExperts
 from mmebm.priors import EnergyPrior, Prior
 from mmebm.sampling.streams import Stream
 
-from .base import Objective
-from .normal import CHOICES, NormalVAE, checked, kl_normal, mixture
+from .base import Masks, Objective, mean_over
+from .normal import CHOICES, NormalVAE, checked, joined, kl_normal, mixture
 
 VARIANTS = ("mmjsd", "with_prior", "multiviewae")
 
@@ -48,52 +47,65 @@ class MMJSD(NormalVAE):
         self.choice = checked("choice", choice, CHOICES)
         super().__init__(shapes, prior, **options)
 
-    def dynamic_prior(self, mu: Tensor, logvar: Tensor, present: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """The geometric mean of `count` present experts and p_0: mu and logvar [B, d]."""
+    def dynamic_prior(self, mu: Tensor, logvar: Tensor, present: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """The geometric mean of a row's experts and p_0, mu and logvar [B, d], and the number of the experts, [B]."""
         mean, lv = self.product(mu, logvar, present, "always")
-        return mean, lv + math.log(count + 1.0)  # each precision counts 1 / (count + 1)
+        count = torch.full_like(mean[:, 0], len(mu)) if present is None else present.sum(0).to(mean.dtype)
+        return mean, lv + (count + 1.0).log().unsqueeze(-1), count  # each precision counts 1 / (count + 1)
 
-    def posterior(self, inputs: Mapping[str, Tensor]) -> MixtureOfExperts:
-        if self.variant == "mmjsd" or len(inputs) == 1:
-            return super().posterior(inputs)
-        mu, logvar = self.dynamic_prior(*self.moments(inputs), len(inputs))
-        return mixture(mu.unsqueeze(0), logvar.unsqueeze(0))
+    def posterior(self, inputs: Mapping[str, Tensor], masks: Masks = None) -> MixtureOfExperts:
+        if self.variant == "mmjsd":
+            return super().posterior(inputs, masks)
+        mu, logvar, present = self.moments(inputs, masks)
+        mean, lv, count = self.dynamic_prior(mu, logvar, present)
+        alone_mu, alone_lv = self.product(mu, logvar, present, "never")  # of one expert: itself
+        several = (count > 1.0).unsqueeze(-1)
+        return joined(torch.where(several, mean, alone_mu), torch.where(several, lv, alone_lv), present)
 
-    def decoded(self, mu: Tensor, logvar: Tensor) -> MixtureOfExperts:
+    def decoded(self, mu: Tensor, logvar: Tensor, present: Tensor | None) -> MixtureOfExperts:
         """q, given all experts' moments [M, B, d]: its components, p_0 the last where it is one."""
         if self.variant == "mmjsd":
-            return mixture(mu, logvar)
+            return mixture(mu, logvar, present)
         scale = 2.0 * self.reference_scale().log()
         last = torch.zeros_like(mu[:1]), scale.expand_as(mu[:1])
-        return mixture(torch.cat((mu, last[0])), torch.cat((logvar, last[1])))
+        present = None if present is None else torch.cat((present, present.any(0, keepdim=True)))
+        return mixture(torch.cat((mu, last[0])), torch.cat((logvar, last[1])), present)
 
-    def objective(self, inputs: Mapping[str, Tensor], stream: Stream, *, energy_weight: float = 1.0) -> Objective:
-        rows = self.check_batch(inputs, complete=True)
-        mu, logvar, present = self.moments(inputs)  # [M, B, d]
-        views = len(self.modalities)
-        f_mu, f_logvar = self.dynamic_prior(mu, logvar, present, views)
-        q = self.decoded(mu, logvar)
+    def objective(
+        self, inputs: Mapping[str, Tensor], stream: Stream, *, masks: Masks = None, energy_weight: float = 1.0
+    ) -> Objective:
+        rows = self.check_batch(inputs, masks, complete=True)
+        mu, logvar, present = self.moments(inputs, masks)  # [M, B, d]
+        f_mu, f_logvar, views = self.dynamic_prior(mu, logvar, present)
+        q = self.decoded(mu, logvar, present)
         samples = q.rsample(self.samples, stream)  # [K, C, B, d]: each component has its own, for its energy
-        component = self.components(samples.shape[1], rows, stream, self.choice)
+        component = self.components(q, stream, self.choice)
         z = samples[:, component, torch.arange(rows, device=mu.device)]  # [K, B, d]
-        divergence = kl_normal(mu, logvar, f_mu, f_logvar).sum(0)  # [B]
+        divergence = kl_normal(mu, logvar, f_mu, f_logvar)  # [M, B]
+        divergence = (divergence if present is None else torch.where(present, divergence, 0.0)).sum(0)
         if self.variant != "multiviewae":
             scale = (2.0 * self.reference_scale().log()).expand_as(f_mu)
             divergence = divergence + kl_normal(torch.zeros_like(f_mu), scale, f_mu, f_logvar)
         jensen_shannon, energy = divergence / (views + 1.0), self.energy(samples)  # [B], [K, C, B]
-        log_x = {m: self.log_likelihood(m, inputs[m], z.flatten(0, 1), z.shape[:2]) for m in self.modalities}
-        total = self.likelihood(log_x).mean(0)
-        total = total - self.beta * (jensen_shannon + energy_weight * energy.mean((0, 1)))
-        metrics = self.measured(q, log_x, self.kl_reference(mu, logvar), energy)
+        wheres = self.seen(inputs, masks)
+        log_x = {m: self.log_likelihood(m, inputs[m], z.flatten(0, 1), z.shape[:2], at) for m, at in wheres.items()}
+        share = q.shares()  # [C, B]
+        row = share.sum(0)  # 1 / B
+        total = (row * (self.likelihood(log_x).mean(0) - self.beta * jensen_shannon)).sum()
+        total = total - self.beta * energy_weight * (share * energy.mean(0)).sum()
+        metrics = self.measured(q, log_x, mean_over(self.kl_reference(mu, logvar), present), energy, wheres)
         return Objective(
-            loss=-total.mean(),
-            value=total.detach().mean(),
+            loss=-total,
+            value=total.detach(),
             z=samples.detach(),
-            weights=torch.full_like(energy, 1.0 / energy.numel(), requires_grad=False),
-            metrics=metrics | {"jensen_shannon": jensen_shannon.detach().mean()},
+            weights=(share / self.samples).expand(energy.shape),
+            metrics=metrics | {"jensen_shannon": (row * jensen_shannon).sum().detach()},
         )
 
     @torch.no_grad()
-    def positives(self, inputs: Mapping[str, Tensor], stream: Stream) -> tuple[Tensor, Tensor | None]:
-        mu, logvar, _ = self.moments(inputs)
-        return self.decoded(mu, logvar).rsample(self.samples, stream), None
+    def positives(
+        self, inputs: Mapping[str, Tensor], stream: Stream, *, masks: Masks = None
+    ) -> tuple[Tensor, Tensor | None]:
+        q = self.decoded(*self.moments(inputs, masks))
+        z = q.rsample(self.samples, stream)
+        return z, (q.shares() / self.samples).expand(z.shape[:-1])

@@ -12,25 +12,28 @@ from torch import Tensor
 
 from mmebm.sampling.streams import Stream
 
-from .base import MultimodalVAE, Objective
+from .base import Masks, MultimodalVAE, Objective
 from .estimators import estimate
 
 
 class MMVAE(MultimodalVAE):
-    def objective(self, inputs: Mapping[str, Tensor], stream: Stream, *, energy_weight: float = 1.0) -> Objective:
-        rows = self.check_batch(inputs, complete=True)
-        q = self.posterior(inputs)
+    def objective(
+        self, inputs: Mapping[str, Tensor], stream: Stream, *, masks: Masks = None, energy_weight: float = 1.0
+    ) -> Objective:
+        self.check_batch(inputs, masks, complete=True)
+        q = self.posterior(inputs, masks)
         z = q.rsample(self.samples, stream)  # [K, M, B, d]
         log_q = (q.detach() if self.estimator == "dreg" else q).log_prob(z)  # [K, M, B]
         log_p, energy = self.log_prior(z, energy_weight)
-        u = z.flatten(0, 2)
-        log_x = {n: self.log_likelihood(n, inputs[n], u, z.shape[:3]) for n in self.modalities}
-        log_w = sum(self.rescale[n] * log_x[n] for n in self.modalities) + self.beta * (log_p - log_q)
+        u, wheres = z.flatten(0, 2), self.pairs(inputs, q.present)
+        log_x = {n: self.log_likelihood(n, inputs[n], u, z.shape[:3], where) for n, where in wheres.items()}
+        log_w = sum(self.rescale[n] * log_x[n] for n in log_x) + self.beta * (log_p - log_q)
         surrogate, value, weights = estimate(log_w, self.estimator, [z])
+        share = q.shares()  # [M, B]
         return Objective(
-            loss=-surrogate.mean(),
-            value=value.mean(),
+            loss=-(share * surrogate).sum(),
+            value=(share * value).sum(),
             z=z.detach(),
-            weights=weights / (len(self.modalities) * rows),
-            metrics=self.measured(q, log_x, log_q - log_p - energy_weight * energy, energy),
+            weights=share * weights,
+            metrics=self.measured(q, log_x, log_q - log_p - energy_weight * energy, energy, wheres),
         )

@@ -17,12 +17,11 @@ from torch import Tensor, nn
 
 from mmebm.kernels import ops
 from mmebm.kernels.reference.noise import REPARAMETERISATION
-from mmebm.networks import MLPEncoder
 from mmebm.posteriors import Diagonal, scale_from
 from mmebm.priors import EnergyPrior, Prior, log_density
 from mmebm.sampling.streams import Stream
 
-from .base import MultimodalVAE, Objective
+from .base import Masks, MultimodalVAE, Objective, mean_over
 from .estimators import estimate
 
 
@@ -35,28 +34,23 @@ class MMVAEPlus(MultimodalVAE):
         prior: Prior | EnergyPrior,
         *,
         private_dim: int,
-        hidden: Sequence[int] = (400,),
         private_encoders: Mapping[str, nn.Module] | None = None,
         **options: Any,
     ) -> None:
         if private_dim < 1:
             raise ValueError(f"private_dim: expected >= 1, got {private_dim}; without private latents use MMVAE")
         self._private_dim = private_dim
-        super().__init__(shapes, prior, hidden=hidden, **options)
-        self.private_encoders = nn.ModuleDict(
-            private_encoders or {m: MLPEncoder(s, private_dim, hidden) for m, s in self.shapes.items()}
-        )
+        super().__init__(shapes, prior, **options)
+        self.private_encoders = nn.ModuleDict(private_encoders or self._new_encoders(private_dim, private=True))
         self.auxiliary = nn.Parameter(torch.zeros(len(self.modalities), private_dim))  # raw scales of r_n
 
     @property
-    def decoder_dim(self) -> int:
-        return self.prior.dim + self._private_dim
+    def private_dim(self) -> int:
+        return self._private_dim
 
-    def private_posterior(self, inputs: Mapping[str, Tensor]) -> Diagonal:
-        """q_m(w_m | x_m) for every modality given: [M, B, d_w]."""
-        outputs = [self.private_encoders[m](inputs[m]) for m in self.modalities if m in inputs]
-        loc, raw = (torch.stack(each) for each in zip(*outputs, strict=True))
-        return Diagonal(loc, scale_from(self.posterior_law, raw), self.posterior_law)
+    def private_posterior(self, inputs: Mapping[str, Tensor], masks: Masks = None) -> Diagonal:
+        """q_m(w_m | x_m) for every modality given: [M, B, d_w], standard where it is missing."""
+        return self.experts(self.private_encoders, inputs, masks)[0]
 
     def auxiliary_scale(self) -> Tensor:
         """The scales of r_n: [M, d_w]."""
@@ -78,9 +72,13 @@ class MMVAEPlus(MultimodalVAE):
         w = self._private_noise(count, len(z), stream.take(count))  # p(w): [M, N, d_w]
         return {m: torch.cat((w[i], z), -1) for i, m in enumerate(self.modalities)}
 
-    def objective(self, inputs: Mapping[str, Tensor], stream: Stream, *, energy_weight: float = 1.0) -> Objective:
-        rows, experts, samples = self.check_batch(inputs, complete=True), len(self.modalities), self.samples
-        q, q_w = self.posterior(inputs), self.private_posterior(inputs)
+    def objective(
+        self, inputs: Mapping[str, Tensor], stream: Stream, *, masks: Masks = None, energy_weight: float = 1.0
+    ) -> Objective:
+        rows, samples = self.check_batch(inputs, masks, complete=True), self.samples
+        q, q_w = self.posterior(inputs, masks), self.private_posterior(inputs, masks)
+        wheres = self.pairs(inputs, q.present)
+        experts = len(wheres)
         z = q.rsample(samples, stream)  # [K, M, B, d_z]
         w = q_w.rsample(samples, stream)  # [K, M, B, d_w]
         cross = experts * samples * experts
@@ -91,21 +89,22 @@ class MMVAEPlus(MultimodalVAE):
         log_p, energy = self.log_prior(z, energy_weight)
         log_p_w = log_density(self.posterior_law, w, 0.0, torch.ones_like(w[0, 0, 0]))
 
-        log_x = {}
-        for n, name in enumerate(self.modalities):
+        log_x, auxiliary = {}, self.auxiliary_scale()
+        for n, (name, where) in enumerate(wheres.items()):
             own = (torch.arange(experts, device=z.device) == n).view(-1, 1, 1)
-            w_n = torch.where(own, w, noise[n] * self.auxiliary_scale()[n])  # own w_n for m = n, else w~_n
+            w_n = torch.where(own, w, noise[n] * auxiliary[self.modalities.index(name)])  # w_n for m = n, else w~_n
             u = torch.cat((w_n, z), -1).flatten(0, 2)
-            log_x[name] = self.log_likelihood(name, inputs[name], u, z.shape[:3])
+            log_x[name] = self.log_likelihood(name, inputs[name], u, z.shape[:3], where)
 
         kl = log_q - log_p + log_q_w - log_p_w
-        log_w = sum(self.rescale[n] * log_x[n] for n in self.modalities) - self.beta * kl
+        log_w = sum(self.rescale[n] * log_x[n] for n in log_x) - self.beta * kl
         surrogate, value, weights = estimate(log_w, self.estimator, [z, w])
-        metrics = self.measured(q, log_x, log_q - log_p - energy_weight * energy, energy)
+        metrics = self.measured(q, log_x, log_q - log_p - energy_weight * energy, energy, wheres)
+        share = q.shares()  # [M, B]
         return Objective(
-            loss=-surrogate.mean(),
-            value=value.mean(),
+            loss=-(share * surrogate).sum(),
+            value=(share * value).sum(),
             z=z.detach(),
-            weights=weights / (experts * rows),
-            metrics=metrics | {"kl_private": (log_q_w - log_p_w).detach().mean()},
+            weights=share * weights,
+            metrics=metrics | {"kl_private": mean_over((log_q_w - log_p_w).detach(), q.present)},
         )

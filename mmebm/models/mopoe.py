@@ -7,7 +7,9 @@ The last term bounds the mixture's divergence from above (the paper's lemma). Wi
 KL(q_S || p_0) + E_{q_S}[E] + const by subset. Each row is decoded from one component: `choice` = "slices" (the authors'
 code cuts the batch in parts; here parts are even and start at random, so that batches smaller than S have every subset
 in turn) or "categorical" (MultiVae 1.0.3's with masks). `prior_expert` says when p_0 is one of the factors: "full", in
-the product of all modalities alone (the authors', MultiVae's), "always" or "never".
+the product of all modalities alone (the authors', MultiVae's), "always" or "never". Given some modalities, others are
+generated from `conditional` = "product", q_S of those given (the authors'), or "mixture", over their subsets. Where
+modalities are missing, S runs over the subsets of what a row has.
 """
 
 from __future__ import annotations
@@ -19,12 +21,12 @@ import torch
 from torch import Tensor
 
 from mmebm.kernels import ops
-from mmebm.posteriors import MixtureOfExperts
+from mmebm.posteriors import MixtureOfExperts, bitmask
 from mmebm.priors import EnergyPrior, Prior
 from mmebm.sampling.streams import Stream
 
-from .base import Objective
-from .normal import CHOICES, PRIOR_EXPERTS, NormalVAE, checked, mixture
+from .base import Masks, Objective
+from .normal import CHOICES, PRIOR_EXPERTS, NormalVAE, checked, joined, mixture
 
 
 class MoPoE(NormalVAE):
@@ -35,37 +37,54 @@ class MoPoE(NormalVAE):
         *,
         choice: str = "slices",
         prior_expert: str = "full",
+        conditional: str = "product",
         **options: Any,
     ) -> None:
         self.choice = checked("choice", choice, CHOICES)
         self.prior_expert = checked("prior_expert", prior_expert, PRIOR_EXPERTS)
+        self.conditional_law = checked("conditional", conditional, ("product", "mixture"))
         super().__init__(shapes, prior, **options)
 
-    def posterior(self, inputs: Mapping[str, Tensor]) -> MixtureOfExperts:
+    def posterior(self, inputs: Mapping[str, Tensor], masks: Masks = None) -> MixtureOfExperts:
         """One component for every nonempty subset of the given modalities."""
-        mu, logvar, present = self.moments(inputs)
-        given = int(present[0]) if len(present) else (1 << len(self.modalities)) - 1
+        mu, logvar, present = self.moments(inputs, masks)
+        given = sum(1 << i for i, m in enumerate(self.modalities) if m in inputs)
+        kept = torch.tensor([s for s in range(1, 1 << len(mu)) if s & given == s], device=mu.device)
+        bits = None if present is None else bitmask(present)
         scale = self.reference_scale()
-        out = ops.subset_experts(mu / scale, logvar - 2.0 * scale.log(), present, mode="all", prior=self.prior_expert)
-        kept = [s - 1 for s in range(1, 1 << len(self.modalities)) if s & given == s]
+        out = ops.subset_experts(mu / scale, logvar - 2.0 * scale.log(), bits, mode="all", prior=self.prior_expert)
         means, logvars = out.mu * scale, out.logvar + 2.0 * scale.log()
-        return mixture(means, logvars) if len(kept) == len(means) else mixture(means[kept], logvars[kept])
+        if len(kept) < len(means):
+            means, logvars = means[kept - 1], logvars[kept - 1]
+        if masks is None or bits is None:
+            return mixture(means, logvars)
+        return mixture(means, logvars, kept.unsqueeze(-1) & bits == kept.unsqueeze(-1))
 
-    def objective(self, inputs: Mapping[str, Tensor], stream: Stream, *, energy_weight: float = 1.0) -> Objective:
-        rows = self.check_batch(inputs, complete=True)
-        q = self.posterior(inputs)
+    def conditional(self, inputs: Mapping[str, Tensor], masks: Masks = None) -> MixtureOfExperts:
+        if self.conditional_law == "mixture":
+            return self.posterior(inputs, masks)
+        mu, logvar, present = self.moments(inputs, masks)
+        return joined(*self.product(mu, logvar, present, self.prior_expert), present)
+
+    def objective(
+        self, inputs: Mapping[str, Tensor], stream: Stream, *, masks: Masks = None, energy_weight: float = 1.0
+    ) -> Objective:
+        rows = self.check_batch(inputs, masks, complete=True)
+        q = self.posterior(inputs, masks)
         mu, logvar = q.experts.loc, 2.0 * q.experts.scale.log()  # [S, B, d]
         samples = q.rsample(self.samples, stream)  # [K, S, B, d]: each subset has its own, for its energy
-        subset = self.components(len(mu), rows, stream, self.choice)  # [B]
+        subset = self.components(q, stream, self.choice)  # [B]
         z = samples[:, subset, torch.arange(rows, device=mu.device)]  # [K, B, d]
         kl, energy = self.kl_reference(mu, logvar), self.energy(samples)  # [S, B], [K, S, B]
-        divergence = kl.mean(0) + energy_weight * energy.mean((0, 1))  # [B]
-        log_x = {m: self.log_likelihood(m, inputs[m], z.flatten(0, 1), z.shape[:2]) for m in self.modalities}
-        total = self.likelihood(log_x).mean(0) - self.beta * divergence
+        share = q.shares()  # [S, B]
+        divergence = (share * (kl + energy_weight * energy.mean(0))).sum()
+        wheres = self.seen(inputs, masks)
+        log_x = {m: self.log_likelihood(m, inputs[m], z.flatten(0, 1), z.shape[:2], at) for m, at in wheres.items()}
+        total = (share.sum(0) * self.likelihood(log_x).mean(0)).sum() - self.beta * divergence
         return Objective(
-            loss=-total.mean(),
-            value=total.detach().mean(),
+            loss=-total,
+            value=total.detach(),
             z=samples.detach(),
-            weights=torch.full_like(energy, 1.0 / energy.numel(), requires_grad=False),
-            metrics=self.measured(q, log_x, kl, energy),
+            weights=(share / self.samples).expand(energy.shape),
+            metrics=self.measured(q, log_x, kl, energy, wheres),
         )

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from mmebm.kernels import ops
-from mmebm.posteriors import Diagonal, MixtureOfExperts
+from mmebm.posteriors import Diagonal, MixtureOfExperts, bitmask
 from mmebm.priors import EnergyPrior, Prior
 from mmebm.sampling.streams import Stream, choose
 
-from .base import MultimodalVAE
+from .base import Masks, MultimodalVAE, ranked
 
 PRIOR_EXPERTS = ("never", "full", "always")
 CHOICES = ("slices", "categorical")
@@ -60,26 +60,36 @@ class NormalVAE(MultimodalVAE):
 
     def likelihood(self, log_x: Mapping[str, Tensor]) -> Tensor:
         """sum_m lambda_m log p(x_m|z) of equally shaped terms."""
-        return torch.stack([self.rescale[m] * log_x[m] for m in self.modalities]).sum(0)
+        return torch.stack([self.rescale[m] * value for m, value in log_x.items()]).sum(0)
 
-    def moments(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """mu and logvar [M, B, d] of every modality's expert, zeros where not given, and who is given: int64 [B]."""
-        given = super().posterior(inputs).experts
-        names = [m for m in self.modalities if m in inputs]
-        rows, device = given.loc.shape[1], given.loc.device
-        mask = sum(1 << i for i, m in enumerate(self.modalities) if m in inputs)
-        present = torch.full((rows,), mask, dtype=torch.int64, device=device)
+    def moments(self, inputs: Mapping[str, Tensor], masks: Masks = None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """mu and logvar [M, B, d] of every modality's expert, zeros where missing, and who is there: bool [M, B].
+
+        The last is None where every row has every modality.
+        """
+        self.check_batch(inputs, masks)
+        given, seen = self.experts(self.encoders, inputs, masks)
         mu, logvar = given.loc, 2.0 * given.scale.log()
-        if len(names) < len(self.modalities):
-            at = torch.tensor([self.modalities.index(m) for m in names], device=device)
-            shape = (len(self.modalities), *mu.shape[1:])
-            mu, logvar = (t.new_zeros(shape).index_copy(0, at, t) for t in (mu, logvar))
-        return mu, logvar, present
+        if len(mu) < len(self.modalities):
+            seen = torch.ones(mu.shape[:2], dtype=torch.bool, device=mu.device) if seen is None else seen
+            at = torch.tensor([i for i, m in enumerate(self.modalities) if m in inputs], device=mu.device)
+            mu, logvar, seen = (
+                t.new_zeros((len(self.modalities), *t.shape[1:])).index_copy(0, at, t) for t in (mu, logvar, seen)
+            )
+        return mu, logvar, seen
 
-    def product(self, mu: Tensor, logvar: Tensor, present: Tensor, prior: str) -> tuple[Tensor, Tensor]:
-        """The product of a row's present experts, with p_0 among them as `prior` says: mu and logvar [B, d]."""
+    def seen(self, inputs: Mapping[str, Tensor], masks: Masks) -> dict[str, Tensor | None]:
+        """For each modality among the inputs, which rows have it: bool [B], None for all."""
+        return {m: (masks or {}).get(m) for m in self.modalities if m in inputs}
+
+    def product(self, mu: Tensor, logvar: Tensor, present: Tensor | None, prior: str) -> tuple[Tensor, Tensor]:
+        """The product of a row's present experts, with p_0 among them as `prior` says: mu and logvar [B, d].
+
+        `present` is bool [M, B], an int64 bitmask [B], or None for all.
+        """
         scale = self.reference_scale()
-        mean, lv = ops.product_of_experts(mu / scale, logvar - 2.0 * scale.log(), present, prior=prior)
+        bits = bitmask(present) if present is not None and present.dtype == torch.bool else present
+        mean, lv = ops.product_of_experts(mu / scale, logvar - 2.0 * scale.log(), bits, prior=prior)
         return mean * scale, lv + 2.0 * scale.log()
 
     def kl_reference(self, mu: Tensor, logvar: Tensor) -> Tensor:
@@ -94,18 +104,24 @@ class NormalVAE(MultimodalVAE):
         entropy = 0.5 * (logvar + math.log(2.0 * math.pi) + 1.0)
         return (folded / scale + (2.0 * scale).log() - entropy).sum(-1)
 
-    def components(self, count: int, rows: int, stream: Stream, choice: str) -> Tensor:
-        """Which of `count` components of a mixture each row is decoded from: int64 [rows].
+    def components(self, q: MixtureOfExperts, stream: Stream, choice: str) -> Tensor:
+        """Which component of a mixture each row is decoded from: int64 [B].
 
         "slices" cuts the batch in consecutive parts, as even as they can be, from a random start (systematic
-        sampling: every component has rows / count rows on average, in batches of any size); "categorical" draws for
-        every row.
+        sampling: each of C components has B / C rows on average, in batches of any size); "categorical" draws for
+        every row. Both choose among the components that a row has.
         """
-        if choice == "categorical":
+        count, rows = q.experts.loc.shape[:2]
+        if choice == "categorical" and q.present is None:
             return choose(stream.take(1), rows, count)
-        start = choose(stream.take(1), 1, 1 << 24).double() / (1 << 24)
-        at = (torch.arange(rows, device=start.device) + start) * (count / rows)
-        return at.floor().long().clamp_max(count - 1)
+        if choice == "categorical":
+            unit = choose(stream.take(1), rows, 1 << 24).double() / (1 << 24)
+        else:
+            start = choose(stream.take(1), 1, 1 << 24).double() / (1 << 24)
+            unit = (torch.arange(rows, device=start.device) + start) / rows
+        if q.present is None:
+            return (unit * count).long().clamp_max(count - 1)
+        return ranked(q.present, (unit * q.present.sum(0)).long())
 
 
 def _law(prior: Prior | EnergyPrior) -> str:
@@ -119,9 +135,15 @@ def kl_normal(mu: Tensor, logvar: Tensor, other_mu: Tensor, other_logvar: Tensor
     return 0.5 * (away + torch.expm1(difference) - difference).sum(-1)
 
 
-def mixture(mu: Tensor, logvar: Tensor) -> MixtureOfExperts:
+def mixture(mu: Tensor, logvar: Tensor, present: Tensor | None = None) -> MixtureOfExperts:
     """The uniform mixture of Normals [C, B, d]."""
-    return MixtureOfExperts(Diagonal(mu, (0.5 * logvar).exp(), "normal"))
+    return MixtureOfExperts(Diagonal(mu, (0.5 * logvar).exp(), "normal"), present)
+
+
+def joined(mu: Tensor, logvar: Tensor, present: Tensor | None) -> MixtureOfExperts:
+    """A product of a row's experts as a mixture of one, for the rows that have any: mu, logvar [B, d]."""
+    some = None if present is None or bool(present.any(0).all()) else present.any(0, keepdim=True)
+    return mixture(mu.unsqueeze(0), logvar.unsqueeze(0), some)
 
 
 def checked(name: str, value: str, known: Sequence[str]) -> str:

@@ -27,13 +27,14 @@ class MLPEncoder(nn.Module):
 
 
 class MLPDecoder(nn.Module):
-    """u [R, dim] -> [R, *shape]."""
+    """u [R, dim] -> [R, *shape], in (0, 1) with a last `sigmoid`."""
 
-    def __init__(self, dim: int, shape: Sequence[int], hidden: Sequence[int]) -> None:
+    def __init__(self, dim: int, shape: Sequence[int], hidden: Sequence[int], *, sigmoid: bool = False) -> None:
         super().__init__()
         widths = (dim, *reversed(hidden))
         out = nn.Linear(widths[-1], int(torch.Size(shape).numel()))
-        self.body = nn.Sequential(*_layers(widths), out, nn.Unflatten(-1, tuple(shape)))
+        last = [nn.Sigmoid()] if sigmoid else []
+        self.body = nn.Sequential(*_layers(widths), out, *last, nn.Unflatten(-1, tuple(shape)))
 
     def forward(self, u: Tensor) -> Tensor:
         return self.body(u)

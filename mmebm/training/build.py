@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import torch
 
@@ -12,6 +13,8 @@ from mmebm.models import MODELS, MultimodalVAE
 from mmebm.priors import EnergyPrior, Prior, StandardLaplace, StandardNormal
 
 from .config import NORMAL_MODELS, Config, ModelConfig, PriorConfig
+
+T = TypeVar("T")
 
 
 def build_prior(config: PriorConfig, dim: int) -> Prior | EnergyPrior:
@@ -33,9 +36,7 @@ def build_prior(config: PriorConfig, dim: int) -> Prior | EnergyPrior:
     )
 
 
-def _per_modality(
-    name: str, values: Mapping[str, float], default: float, shapes: Mapping[str, object]
-) -> dict[str, float]:
+def _per_modality(name: str, values: Mapping[str, T], default: T, shapes: Mapping[str, object]) -> dict[str, T]:
     unknown = sorted(set(values) - set(shapes))
     if unknown:
         raise ValueError(f"{name}: unknown modality {', '.join(unknown)}; the data has {', '.join(shapes)}")
@@ -54,10 +55,12 @@ def build_model(config: Config, shapes: Mapping[str, Sequence[int]]) -> Multimod
 
 def _model(config: ModelConfig, shapes: Mapping[str, Sequence[int]]) -> MultimodalVAE:
     scales = _per_modality("model.likelihood_scales", config.likelihood_scales, config.likelihood_scale, shapes)
+    named = _per_modality("model.likelihoods", config.likelihoods, config.likelihood, shapes)
     options: dict[str, object] = {
         "posterior": config.posterior,
-        "likelihoods": {m: LIKELIHOODS[config.likelihood](len(shapes[m]), scales[m]) for m in shapes},
+        "likelihoods": {m: LIKELIHOODS[named[m]](len(shapes[m]), scales[m]) for m in shapes},
         "rescale": _per_modality("model.rescale", config.rescale, 1.0, shapes),
+        "networks": _per_modality("model.networks", config.networks, config.network, shapes),
         "hidden": config.hidden,
         "samples": config.samples,
         "estimator": config.estimator,

@@ -24,6 +24,8 @@ from pydantic import (
 
 Law = Literal["laplace", "normal"]
 Activation = Literal["silu", "gelu", "gelu_tanh", "leaky_relu", "relu", "softplus", "tanh", "elu"]
+LikelihoodName = Literal["laplace", "normal", "bernoulli", "categorical"]
+NetworkName = Literal["auto", "mlp", "mnist", "svhn", "conv", "resnet", "caption"]
 # TOML and JSON have lists only; what is in them stays strict.
 Widths = Annotated[tuple[PositiveInt, ...], Field(strict=False)]
 Pair = Annotated[tuple[float, float], Field(strict=False)]
@@ -35,7 +37,7 @@ Decay = Annotated[Literal["none", "cosine"], BeforeValidator(lambda value: "none
 NORMAL_MODELS = ("mvae", "mopoe", "mvtcae", "mmjsd")
 _SWITCHES = {
     "mvae": ("random_subsets", "prior_expert"),
-    "mopoe": ("choice", "prior_expert"),
+    "mopoe": ("choice", "prior_expert", "conditional"),
     "mvtcae": ("alpha",),
     "mmjsd": ("variant", "choice"),
 }
@@ -53,7 +55,8 @@ class DataConfig(_Section):
 
 
 class ModelConfig(_Section):
-    """One model. `likelihood_scales` and `rescale` (lambda_m) name modalities; others take `likelihood_scale` and 1.
+    """One model. `likelihoods`, `likelihood_scales`, `rescale` (lambda_m) and `networks` name modalities; others take
+    `likelihood`, `likelihood_scale`, 1 and `network`, of which "auto" goes by shape. `hidden` is for the mlp.
 
     `options` are the model's own switches: see its file in mmebm/models.
     """
@@ -62,10 +65,13 @@ class ModelConfig(_Section):
     latent_dim: PositiveInt = 16
     private_dim: PositiveInt | None = 16
     posterior: Law = "laplace"
-    likelihood: Literal["laplace", "normal", "bernoulli"] = "laplace"
+    likelihood: LikelihoodName = "laplace"
+    likelihoods: dict[str, LikelihoodName] = {}
     likelihood_scale: PositiveFloat = 0.75
     likelihood_scales: dict[str, PositiveFloat] = {}
     rescale: dict[str, PositiveFloat] = {}
+    network: NetworkName = "auto"
+    networks: dict[str, NetworkName] = {}
     hidden: Widths = (400,)
     samples: PositiveInt = 1
     estimator: Literal["elbo", "iwae", "dreg"] = "elbo"

@@ -68,17 +68,18 @@ class Trainer:
             return 0.0
         return min(1.0, (self.updates - train.energy_enters + 1) / max(1, train.energy_warmup))
 
-    def update(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    def update(self, inputs: dict[str, Tensor], masks: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
         train, metrics = self.config.train, dict[str, Tensor]()
         with _MODEL:
             if self.updates < train.updates:
-                objective = self.model.objective(inputs, self.stream, energy_weight=self.energy_weight())
+                weight = self.energy_weight()
+                objective = self.model.objective(inputs, self.stream, masks=masks, energy_weight=weight)
                 norm = self._descend(objective.loss)
                 metrics = {"loss": objective.loss.detach(), "objective": objective.value, "grad_norm": norm}
                 metrics |= objective.metrics
                 positives: tuple[Tensor, Tensor | None] = objective.z, objective.weights
             else:
-                positives = self.model.positives(inputs, self.stream)
+                positives = self.model.positives(inputs, self.stream, masks=masks)
         if self.energy is not None and self.updates >= train.energy_start:
             with _ENERGY:
                 for _ in range(train.energy.repeats):
@@ -181,6 +182,9 @@ def train(
         torch.set_num_threads(config.threads)
     if config.device != "cpu" and not torch.cuda.is_available():
         raise ValueError(f"device: expected one that is there, got {config.device!r} where torch finds no CUDA device")
+    for m in data.vocabularies:
+        if (likelihood := config.model.likelihoods.get(m, config.model.likelihood)) != "categorical":
+            raise ValueError(f"model.likelihoods.{m}: expected 'categorical' for words, got {likelihood!r}")
     data = data.to(config.device)
     model = build_model(config, data.shapes).to(config.device)
     trainer = Trainer(model, config, config.device)
@@ -196,7 +200,7 @@ def train(
     for index in batches(len(data), settings.batch_size, config.seed, trainer.updates):
         if trainer.updates >= config.updates:
             break
-        metrics = trainer.update(data.batch(index))
+        metrics = trainer.update(data.batch(index), data.observed(index))
         done = trainer.updates
         last = done == config.updates
         logged, kept = done % settings.log_every == 0 or last, done % settings.checkpoint_every == 0 or last

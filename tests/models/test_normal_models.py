@@ -16,7 +16,8 @@ from mmebm import likelihoods
 from mmebm.energy import EnergyMLP
 from mmebm.kernels import ops
 from mmebm.models import MMJSD, MODELS, MVAE, MVTCAE, MoPoE, MultimodalVAE
-from mmebm.models.normal import NormalVAE
+from mmebm.models.normal import NormalVAE, mixture
+from mmebm.posteriors import MixtureOfExperts
 from mmebm.priors import EnergyPrior, Prior, StandardLaplace, StandardNormal
 from mmebm.sampling import Stream
 from mmebm.training.config import ModelConfig
@@ -131,6 +132,10 @@ class Noise:
         return ops.draw(rng, 1, 1, D, law="normal", purpose=4)[0, 0].double()
 
 
+def of_components(count: int, rows: int) -> MixtureOfExperts:
+    return mixture(torch.zeros(count, rows, D), torch.zeros(count, rows, D))
+
+
 def of_subset(model: NormalVAE, experts: list[Gauss], s: int) -> Gauss:
     scale = reference(model).base_dist.scale
     p_0 = [(torch.zeros(D).double(), scale.square())]
@@ -159,7 +164,7 @@ def mopoe(model: MoPoE, x: dict[str, Tensor], b: int) -> Tensor:
     experts = [expert(model, m, x, b) for m in NAMES]
     products = [of_subset(model, experts, s) for s in range(1, 1 << M)]
     count, noise = len(products), Noise()
-    chosen = model.components(count, ROWS, Stream(SEED, OFFSET + count * model.samples), model.choice)
+    chosen = model.components(of_components(count, ROWS), Stream(SEED, OFFSET + count * model.samples), model.choice)
     total = []
     for k in range(model.samples):
         z = [draw(q, noise(count, b, c, k)) for c, q in enumerate(products)]
@@ -191,7 +196,7 @@ def mmjsd(model: MMJSD, x: dict[str, Tensor], b: int) -> Tensor:
     divergence = sum(kl(q, f) for q in summed) / (M + 1)
     parts = experts if model.variant == "mmjsd" else [*experts, p_0]
     count, noise, total = len(parts), Noise(), []
-    chosen = model.components(count, ROWS, Stream(SEED, OFFSET + count * model.samples), model.choice)
+    chosen = model.components(of_components(count, ROWS), Stream(SEED, OFFSET + count * model.samples), model.choice)
     for k in range(model.samples):
         z = [draw(q, noise(count, b, c, k)) for c, q in enumerate(parts)]
         likelihood = sum(log_likelihood(model, m, x[m][b], z[int(chosen[b])]) for m in NAMES)
@@ -239,7 +244,10 @@ def test_positives_are_what_the_objective_weighs(kind: type[NormalVAE], options:
     found = model.objective(x, Stream(SEED, OFFSET))
     z, weights = model.positives(x, Stream(SEED, OFFSET))
     torch.testing.assert_close(z, found.z, **EXACT)
-    assert weights is None and bool((found.weights == found.weights.flatten()[0]).all())
+    if weights is not None:
+        torch.testing.assert_close(weights, found.weights, **EXACT)
+    assert bool((found.weights == found.weights.flatten()[0]).all()), "all equal, where nothing is missing"
+    torch.testing.assert_close(found.weights.sum(), torch.ones(()).double())
 
 
 @each_variant
@@ -293,7 +301,7 @@ def test_they_generate(kind: type[NormalVAE], options: dict[str, Any]) -> None:
 @pytest.mark.parametrize("rows", [3, 7, 40])
 def test_every_component_is_decoded_equally_often(choice: str, rows: int) -> None:
     model, stream, count = tiny(MoPoE, "normal"), Stream(7), 7
-    draws = torch.stack([model.components(count, rows, stream, choice) for _ in range(700)])
+    draws = torch.stack([model.components(of_components(count, rows), stream, choice) for _ in range(700)])
     assert draws.min() >= 0 and draws.max() < count
     each = torch.bincount(draws.flatten(), minlength=count) / draws.numel()
     assert (each - 1.0 / count).abs().max() < 4.0 * (count * draws.numel()) ** -0.5
