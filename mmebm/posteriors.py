@@ -73,7 +73,7 @@ class MixtureOfExperts:
         if self.present is None:
             return loc.new_full(loc.shape[:2], 1.0 / max(1, loc.shape[0] * loc.shape[1]))
         count = self.present.sum(0)
-        return self.present / (count.clamp_min(1) * (count > 0).sum().clamp_min(1))
+        return self.present.to(loc.dtype) / (count.clamp_min(1) * (count > 0).sum().clamp_min(1))
 
     def detach(self) -> MixtureOfExperts:
         return MixtureOfExperts(self.experts.detach(), self.present)

@@ -161,7 +161,7 @@ def digits(*overrides: str) -> list[str]:
 REFUSED: dict[str, tuple[list[str], str]] = {
     "neither": ([], "expected one of --config FILE and --preset NAME"),
     "both": ([*digits(), "--config", "broken.toml"], "expected one of --config FILE and --preset NAME"),
-    "unknown preset": (["--preset", "digit"], "digit: no such file, nor a preset (presets: digits, digits-base)"),
+    "unknown preset": (["--preset", "digit"], "digit: no such file, nor a preset (presets: digits, digits-base, "),
     "no file": (["--config", "nothing.toml"], "nothing.toml: no such file, nor a preset"),
     "no toml": (["--config", "broken.toml"], "broken.toml: "),
     "key of a file": (["--config", "unknown.toml"], "unknown.toml: train.update: unknown key; known here: updates, "),

@@ -59,7 +59,7 @@ class MVTCAE(NormalVAE):
         if present is None:
             views: Tensor | int = len(divergences)
         else:
-            views, divergences = present.sum(0).clamp_min(1), torch.where(present, divergences, 0.0)
+            views, divergences = present.sum(0).clamp_min(1).to(mu.dtype), torch.where(present, divergences, 0.0)
         conditional = divergences.sum(0) / views  # [B]
         likelihood = self.likelihood(log_x).mean((0, 1))
         total = (views - a) / views * likelihood

@@ -173,9 +173,9 @@ def test_energy_weight_reaches_the_objective() -> None:
     trainer, given = Trainer(build_model(settings, tiny_data().shapes), settings), []
     objective = trainer.model.objective
 
-    def spied(inputs: dict[str, Tensor], stream: object, *, energy_weight: float) -> object:
+    def spied(inputs: dict[str, Tensor], stream: object, *, masks: object, energy_weight: float) -> object:
         given.append(energy_weight)
-        return objective(inputs, stream, energy_weight=energy_weight)
+        return objective(inputs, stream, masks=masks, energy_weight=energy_weight)
 
     trainer.model.objective = spied
     for index, _ in zip(batches(37, 8, 3), range(4), strict=False):
@@ -364,7 +364,7 @@ def test_scales_and_rescaling_reach_the_model() -> None:
 def test_nan_weights_stop_the_run_at_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     update = Trainer.update
 
-    def spoilt(self: Trainer, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    def spoilt(self: Trainer, inputs: dict[str, Tensor], masks: object) -> dict[str, Tensor]:
         if self.updates == 6:
             with torch.no_grad():
                 next(self.model.decoders.parameters()).fill_(math.nan)
@@ -456,7 +456,7 @@ def test_sparse_logging_keeps_the_last_update(tmp_path: Path) -> None:
 def test_a_checkpoint_between_log_lines_is_checked_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     update = Trainer.update
 
-    def spoilt(self: Trainer, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    def spoilt(self: Trainer, inputs: dict[str, Tensor], masks: object) -> dict[str, Tensor]:
         metrics = update(self, inputs)
         return metrics | {"loss": torch.tensor(math.nan)} if self.updates >= 8 else metrics
 
