@@ -13,7 +13,7 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -139,29 +139,34 @@ def load_or_train(
     train: MultimodalDataset,
     test: MultimodalDataset,
     *,
+    modalities: Sequence[str] | None = None,
     seed: int = 0,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> Classifiers:
-    """Classifiers for every modality, from the cache or trained now (about 20 s on one core for `digits`).
+    """Classifiers for `modalities` (default: all), from the cache or trained now (about 20 s on one core for `digits`).
 
     Trained on `train`, on the device it lies on, with shifts by one pixel; measured on `test`. The cache is keyed by
     the content of both, the seed and the version of this file's training; refused classifiers are not kept.
 
     Args:
         train, test: labelled images of the same modalities.
+        modalities: which of them are judged.
         seed: initialisation, order, shifts and dropout; torch's default generator is left as it was.
         cache_dir: by default the environment variable MMEBM_CACHE_DIR, else ~/.cache/mmebm.
 
     Raises:
         ValueError: no labels, other modalities in `test`, modalities that are not images, a test accuracy below 0.90.
     """
-    _check(train, test)
+    names = list(train.modalities if modalities is None else modalities)
+    _check(train, test, names)
     folder = Path(cache_dir or os.environ.get("MMEBM_CACHE_DIR") or Path.home() / ".cache" / "mmebm") / "classifiers"
-    key = hashlib.sha256(f"{train.fingerprint()} {test.fingerprint()} {seed} {VERSION}".encode()).hexdigest()[:24]
+    told = f"{train.fingerprint()} {test.fingerprint()} {seed} {VERSION}"
+    told += "" if names == list(train.modalities) else f" {' '.join(names)}"
+    key = hashlib.sha256(told.encode()).hexdigest()[:24]
     weights, record = folder / f"{key}.safetensors", folder / f"{key}.json"
-    found = _load(weights, record, train)
+    found = _load(weights, record, train, names)
     if found is None:
-        found = _train_all(train, test, seed)
+        found = _train_all(train, test, names, seed)
         about = {
             "version": VERSION, "seed": seed, "dataset": train.name, "train": train.fingerprint(),
             "test": test.fingerprint(), "n_classes": found.n_classes, "accuracy": found.accuracy,
@@ -181,31 +186,38 @@ def load_or_train(
     return found.to(train.device)
 
 
-def _check(train: MultimodalDataset, test: MultimodalDataset) -> None:
+def is_picture(shape: Sequence[int]) -> bool:
+    """Whether a modality of this shape is something the classifiers take: [C, H, W] of at least 8 x 8 pixels."""
+    return len(shape) == 3 and min(shape[1:]) >= 8
+
+
+def _check(train: MultimodalDataset, test: MultimodalDataset, names: Sequence[str]) -> None:
     for argument, data in (("train", train), ("test", test)):
         if data.labels is None:
             raise ValueError(f"{argument}: expected a labelled dataset, got {data.name!r} without labels")
     if train.shapes != test.shapes:
         raise ValueError(f"test: expected train's modalities {train.shapes}, got {test.shapes}")
-    for name, shape in train.shapes.items():
-        if len(shape) != 3 or min(shape[1:]) < 8:
+    if unknown := [m for m in names if m not in train.modalities]:
+        raise ValueError(f"modalities: expected some of {', '.join(train.modalities)}, got {', '.join(unknown)}")
+    for name in names:
+        if not is_picture(shape := train.shapes[name]):
             raise ValueError(
                 f"modality {name!r}: expected images [C, H, W] of at least 8 x 8 pixels, got {list(shape)}"
             )
 
 
-def _load(weights: Path, record: Path, train: MultimodalDataset) -> Classifiers | None:
+def _load(weights: Path, record: Path, train: MultimodalDataset, names: Sequence[str]) -> Classifiers | None:
     if not (weights.is_file() and record.is_file()):
         return None
     try:
         about = json.loads(record.read_text())
         state = load_file(weights)
         networks = {}
-        for name, shape in train.shapes.items():
-            networks[name] = DigitClassifier(shape, about["n_classes"])
+        for name in names:
+            networks[name] = DigitClassifier(train.shapes[name], about["n_classes"])
             prefix = f"{name}."
             networks[name].load_state_dict({k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)})
-        accuracy = {name: float(about["accuracy"][name]) for name in train.shapes}
+        accuracy = {name: float(about["accuracy"][name]) for name in names}
         agreement = float(about["agreement"])
     except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
         warnings.warn(f"{weights}: unreadable, classifiers are trained again ({error})", stacklevel=3)
@@ -213,7 +225,7 @@ def _load(weights: Path, record: Path, train: MultimodalDataset) -> Classifiers 
     return Classifiers(networks, accuracy, agreement, 0.0)
 
 
-def _train_all(train: MultimodalDataset, test: MultimodalDataset, seed: int) -> Classifiers:
+def _train_all(train: MultimodalDataset, test: MultimodalDataset, names: Sequence[str], seed: int) -> Classifiers:
     if train.labels is None or test.labels is None:
         raise ValueError("train, test: expected labelled datasets")
     start = time.perf_counter()
@@ -222,19 +234,21 @@ def _train_all(train: MultimodalDataset, test: MultimodalDataset, seed: int) -> 
     accuracy: dict[str, float] = {}
     device = train.device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        for name, images in train.modalities.items():
+        for name in names:
             torch.manual_seed(seed)
             networks[name] = DigitClassifier(train.shapes[name], n_classes).to(device)
-            _train(networks[name], images, train.labels)
+            seen = slice(None) if train.masks is None else train.masks[name]
+            _train(networks[name], train.modalities[name][seen], train.labels[seen])
     unchecked = Classifiers(networks, {}, 0.0, 0.0)
     labels = test.labels.to(device)
     agree = torch.ones(len(test), dtype=torch.bool, device=device)
     first = None
-    for name, images in test.modalities.items():
-        predicted = unchecked.predict(name, images.to(device))
+    for name in names:
+        predicted = unchecked.predict(name, test.batch(torch.arange(len(test)))[name].to(device))
         first = predicted if first is None else first
+        seen = torch.ones_like(agree) if test.masks is None else test.masks[name].to(device)
         agree &= predicted == first
-        accuracy[name] = float((predicted == labels).double().mean())
+        accuracy[name] = float((predicted == labels)[seen].double().mean())
     return Classifiers(networks, accuracy, float(agree.double().mean()), time.perf_counter() - start)
 
 

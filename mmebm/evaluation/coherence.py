@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .intervals import bootstrap_interval
+
 __all__ = [
     "MINIMUM_ENTROPY",
     "Collapse",
@@ -40,6 +42,7 @@ class JointResult:
         counts: modality -> number of samples of each predicted class.
         frechet: modality -> Frechet distance to real images; empty where it was not measured.
         n: number of joint samples.
+        interval: of `coherence`, 95%, by bootstrap over samples; None where it was not measured.
     """
 
     coherence: float
@@ -47,6 +50,7 @@ class JointResult:
     counts: dict[str, list[int]]
     frechet: dict[str, float] = field(default_factory=dict)
     n: int = 0
+    interval: tuple[float, float] | None = None
 
     @property
     def standard_error(self) -> float:
@@ -60,7 +64,8 @@ class JointResult:
 
     def numbers(self) -> dict[str, Any]:
         """Everything as plain numbers, for JSON."""
-        return asdict(self) | {"standard_error": self.standard_error, "mean_frechet": self.mean_frechet}
+        found = asdict(self) | {"interval": None if self.interval is None else list(self.interval)}
+        return found | {"standard_error": self.standard_error, "mean_frechet": self.mean_frechet}
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,13 @@ def joint_coherence(predictions: Mapping[str, Tensor]) -> float:
     stacked = _stack(predictions)
     if len(stacked) < 2:
         raise ValueError(f"predictions: expected at least two modalities to compare, got {list(predictions)}")
-    return float((stacked == stacked[0]).all(dim=0).double().mean())
+    return float(_agree(predictions).mean())
+
+
+def _agree(predictions: Mapping[str, Tensor]) -> Tensor:
+    """1 for rows on which all modalities agree, 0 for others: float64 [N]."""
+    stacked = _stack(predictions)
+    return (stacked == stacked[0]).all(dim=0).double()
 
 
 def class_counts(predictions: Mapping[str, Tensor], n_classes: int = 10) -> dict[str, list[int]]:
@@ -136,6 +147,7 @@ def joint_result(
         counts=class_counts(predictions, n_classes),
         frechet=frechet,
         n=len(next(iter(predictions.values()))),
+        interval=bootstrap_interval(_agree(predictions)),
     )
 
 

@@ -19,7 +19,7 @@ from mmebm.training.config import Config, load_config
 from mmebm.training.run import Run, load
 
 from . import figures
-from .classifiers import Classifiers, load_or_train
+from .classifiers import Classifiers, is_picture, load_or_train
 from .coherence import class_entropy, joint_coherence
 from .evaluate import evaluate
 
@@ -39,8 +39,19 @@ def _options(config: Config, split: str) -> dict[str, Any]:
     return {k: v for k, v in config.data.options.items() if k != "size" or split == "train"}
 
 
-def evaluate_run(path: Path | str, split: str = "test") -> dict[str, Any]:
-    """Measures the run's model on a split and leaves the result in its evaluation.json (test) or -SPLIT.json."""
+def judges(train: MultimodalDataset, test: MultimodalDataset) -> Classifiers | None:
+    """Classifiers for the modalities that are pictures; None where there are no labels or fewer than two of those."""
+    pictures = [m for m, shape in train.shapes.items() if is_picture(shape)]
+    if train.labels is None or test.labels is None or len(pictures) < 2:
+        return None
+    return load_or_train(train, test, modalities=pictures)
+
+
+def evaluate_run(path: Path | str, split: str = "test", *, likelihood_samples: int | None = None) -> dict[str, Any]:
+    """Measures the run's model on a split and leaves the result in its evaluation.json (test) or -SPLIT.json.
+
+    `likelihood_samples` replaces the configuration's.
+    """
     run = Run.open(path)
     config = load_config(run.config)
     train, held_out, test = splits(config, "train", split, "test")
@@ -49,11 +60,14 @@ def evaluate_run(path: Path | str, split: str = "test") -> dict[str, Any]:
         load(path),
         train,
         held_out,
-        load_or_train(train, test),
+        judges(train, test),
         samples=settings.samples,
         cross_rows=settings.cross_rows,
         components=settings.mixture_components,
         latents=settings.mixture_latents,
+        probe_rows=settings.probe_rows,
+        likelihood_samples=settings.likelihood_samples if likelihood_samples is None else likelihood_samples,
+        likelihood_rows=settings.likelihood_rows,
         seed=config.seed,
     )
     target = run.evaluation if split == "test" else run.path / f"evaluation-{split}.json"

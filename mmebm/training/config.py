@@ -36,6 +36,7 @@ Decay = Annotated[Literal["none", "cosine"], BeforeValidator(lambda value: "none
 # Models whose experts are Normal and whose divergences are closed; and the switches of each.
 NORMAL_MODELS = ("mvae", "mopoe", "mvtcae", "mmjsd")
 _SWITCHES = {
+    "mmvaeplus": ("test_private",),
     "mvae": ("random_subsets", "prior_expert"),
     "mopoe": ("choice", "prior_expert", "conditional"),
     "mvtcae": ("alpha",),
@@ -171,12 +172,15 @@ class TrainConfig(_Section):
 
 
 class EvaluateConfig(_Section):
-    """Sample sizes and samplers of `mmebm evaluate`."""
+    """Sample sizes and samplers of `mmebm evaluate`; `likelihood_samples` K > 0 adds the joint log-likelihood."""
 
     samples: PositiveInt = 2000
     cross_rows: PositiveInt = 1000
     mixture_components: PositiveInt = 10
     mixture_latents: PositiveInt = 20000
+    probe_rows: PositiveInt = 2000
+    likelihood_samples: int = Field(0, ge=0)
+    likelihood_rows: PositiveInt = 500
 
 
 class Config(_Section):
