@@ -65,13 +65,43 @@ def joint_table(title: str, rows: dict[str, dict[str, Any]], n: int) -> Table:
     return table
 
 
+def sizes_table(title: str, result: dict[str, Any]) -> Table:
+    """By number of observed modalities: cross coherence, the probe's accuracy and the targets' errors."""
+    table = Table(title=escape(title))
+    for column in ("observed", "cross coherence", "macro", "linear probe", "rmse"):
+        table.add_column(column, justify="right")
+    cross, probe = (result["cross"] or {}).get("by_size", {}), result["probe_by_size"] or {}
+    errors = result["reconstruction"]["by_size"]
+    for size in sorted({*cross, *probe, *errors}, key=int):
+        row = cross.get(size)
+        low, high = row["interval"] if row else (0.0, 0.0)
+        rmse = [e["rmse"] for e in errors.get(size, {}).values()]
+        table.add_row(
+            size,
+            f"{row['micro']:.3f} ({low:.3f} to {high:.3f})" if row else "-",
+            f"{row['macro']:.3f}" if row else "-",
+            f"{probe[size]['test']:.3f}" if size in probe else "-",
+            f"{sum(rmse) / len(rmse):.4f}" if rmse else "-",
+        )
+    return table
+
+
 def show_evaluation(name: str, result: dict[str, Any]) -> None:
-    first = next(iter(result["joint"].values()))
-    console.print(joint_table(f"{name}, {result['split']} split", result["joint"], first["n"]))
-    accuracy = ", ".join(f"{m} {a:.3f}" for m, a in result["classifier_accuracy"].items())
-    say(f"classifier accuracy: {accuracy}; real tuples agree: {result['real_agreement']:.3f}")
-    say(f"cross coherence: {result['cross']['mean']:.3f} (n = {result['cross']['n']} rows a pair)")
-    say(f"linear probe on z: {result['probe']['test']:.3f}")
+    if result["joint"]:
+        first = next(iter(result["joint"].values()))
+        console.print(joint_table(f"{name}, {result['split']} split", result["joint"], first["n"]))
+        accuracy = ", ".join(f"{m} {a:.3f}" for m, a in result["classifier_accuracy"].items())
+        say(f"classifier accuracy: {accuracy}; real tuples agree: {result['real_agreement']:.3f}")
+    if result["cross"]:
+        say(f"cross coherence: {result['cross']['mean']:.3f} (n = {result['cross']['n']} rows a pair)")
+    n = result["reconstruction"]["n"]
+    console.print(sizes_table(f"{name}, by number of observed modalities ({n} rows)", result))
+    if result["probe"]:
+        say(f"linear probe on z: {result['probe']['test']:.3f}")
+    if "likelihood" in result:
+        found = result["likelihood"]["joint"]
+        shift = "" if found["log_z"] is None else f", log Z = {found['log_z']:.3f} by annealed importance sampling"
+        say(f"log p(X): {found['mean']:.2f} ± {found['standard_error']:.2f} (K = {found['samples']}{shift})")
     say(f"objective: {result['objective']['value']:.2f} ({result['objective']['label']})")
     say("  ".join(f"{k}={v}" for k, v in result["settings"].items()))
 
@@ -110,11 +140,14 @@ def train(
 def evaluate(
     run: RunArgument,
     split: Annotated[str, typer.Option(help="test, or validation while recipes are chosen")] = "test",
+    likelihood: Annotated[
+        int | None, typer.Option(min=0, help="samples K of the joint log-likelihood; 0: none; default the run's")
+    ] = None,
 ) -> None:
-    """Measure joint and cross coherence, class entropy, Frechet distance and a linear probe."""
+    """Measure joint and cross coherence, class entropy, Frechet distance, probes, errors and likelihood."""
     from mmebm.evaluation.runs import evaluate_run
 
-    show_evaluation(run.resolve().name, evaluate_run(run, split))
+    show_evaluation(run.resolve().name, evaluate_run(run, split, likelihood_samples=likelihood))
 
 
 @app.command()
@@ -124,6 +157,17 @@ def figures(run: RunArgument) -> None:
 
     for path in draw_figures(run):
         say(path)
+
+
+@app.command("report")
+def report_runs(
+    run: Annotated[list[Path], typer.Argument(help="run folders, one or several", metavar="RUN...")],
+    output: Annotated[Path, typer.Option(help="the page; an earlier report is replaced")] = Path("report.html"),
+) -> None:
+    """Write one self-contained HTML page of runs: curves, tables, samples, cross generation, the transition."""
+    from mmebm.evaluation.report import write_report
+
+    say(f"report: {write_report(run, output)}")
 
 
 def _shard(text: str) -> tuple[int, int]:

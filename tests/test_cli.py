@@ -30,6 +30,7 @@ HELP = {
     "train": ["--config", "--preset", "--set", "--output", "--resume", "--force", "train.updates=500"],
     "evaluate": ["RUN", "--split", "validation"],
     "figures": ["RUN"],
+    "report": ["RUN...", "--output"],
     "fit-prior": ["[RUN]", "--latents", "[n, d]", "--output", "--updates", "--seed", "--set", "--force"],
     "demo": ["--output", "--set"],
     "profile": ["CALL", "--tool", "--from", "--output", "--repeat", "--device", "--backend"],

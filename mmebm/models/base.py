@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,14 @@ from mmebm.priors import EnergyPrior, Prior
 from mmebm.sampling.streams import Stream, choose, rng_state
 
 from .estimators import ESTIMATORS
+
+
+class SubsetDraws(NamedTuple):
+    """z [C, B, d], and which of the C stands for each of S subsets in each row: int64 [S, B]."""
+
+    z: Tensor
+    of: Tensor
+
 
 # Modality -> which rows have it, bool [B].
 Masks = Mapping[str, Tensor] | None
@@ -273,6 +282,27 @@ class MultimodalVAE(nn.Module):
         if nobody is None or not bool(nobody.any()):
             return z
         return torch.where(nobody.unsqueeze(-1), self._prior_draws(rows, None, seed, first_row), z)
+
+    @torch.no_grad()
+    def subset_draws(
+        self, inputs: Mapping[str, Tensor], subsets: Sequence[int], stream: Stream, masks: Masks = None
+    ) -> SubsetDraws:
+        """One draw of what is generated from, for every subset of modalities (bit m for the m-th) and row.
+
+        Each encoder runs once. Of a mixture a subset's draw is that of one of its members, so that subsets share them;
+        rows that lack a member draw from the others.
+        """
+        q = self.posterior(inputs, masks)
+        z = q.rsample(1, stream)[0]  # [M, B, d]
+        return SubsetDraws(z, self._one_of_each(q, [[s >> m & 1 for m in range(len(z))] for s in subsets], stream))
+
+    def _one_of_each(self, q: MixtureOfExperts, members: Sequence[Sequence[int]], stream: Stream) -> Tensor:
+        """A component of q for every set of them (a row of `members`, [S][C]) and row, chosen uniformly: [S, B]."""
+        rows, device = q.experts.loc.shape[1], q.experts.loc.device
+        chosen = torch.tensor(members, dtype=torch.bool, device=device).unsqueeze(-1)  # [S, C, 1]
+        chosen = chosen.expand(-1, -1, rows) if q.present is None else chosen & q.present
+        unit = torch.stack([choose(stream.take(1), rows, 1 << 24) for _ in members]).double() / (1 << 24)
+        return torch.stack([ranked(c, (u * c.sum(0)).long()) for c, u in zip(chosen, unit, strict=True)])
 
     # Generation ------------------------------------------------------------------------------------------------------
 

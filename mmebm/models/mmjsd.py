@@ -27,7 +27,7 @@ from mmebm.posteriors import MixtureOfExperts
 from mmebm.priors import EnergyPrior, Prior
 from mmebm.sampling.streams import Stream
 
-from .base import Masks, Objective, mean_over
+from .base import Masks, Objective, SubsetDraws, mean_over
 from .normal import CHOICES, NormalVAE, checked, joined, kl_normal, mixture
 
 VARIANTS = ("mmjsd", "with_prior", "multiviewae")
@@ -61,6 +61,20 @@ class MMJSD(NormalVAE):
         alone_mu, alone_lv = self.product(mu, logvar, present, "never")  # of one expert: itself
         several = (count > 1.0).unsqueeze(-1)
         return joined(torch.where(several, mean, alone_mu), torch.where(several, lv, alone_lv), present)
+
+    @torch.no_grad()
+    def subset_draws(
+        self, inputs: Mapping[str, Tensor], subsets: Sequence[int], stream: Stream, masks: Masks = None
+    ) -> SubsetDraws:
+        if self.variant == "mmjsd":
+            return super().subset_draws(inputs, subsets, stream, masks)
+        mu, logvar, _ = self.moments(inputs, masks)
+        mean, lv = self.products(mu, logvar, "always")
+        sizes = torch.tensor([float(s.bit_count()) for s in range(1, len(mean) + 1)], device=mu.device, dtype=mu.dtype)
+        lv = lv + (sizes + 1.0).log().view(-1, 1, 1)
+        for m in range(len(mu)):
+            mean[(1 << m) - 1], lv[(1 << m) - 1] = mu[m], logvar[m]
+        return self.drawn(mean, lv, subsets, stream)
 
     def decoded(self, mu: Tensor, logvar: Tensor, present: Tensor | None) -> MixtureOfExperts:
         """q, given all experts' moments [M, B, d]: its components, p_0 the last where it is one."""

@@ -4,7 +4,9 @@
     lw_m^k = lambda_m log p(x_m | w_m^k, z^k) + sum_{n != m} lambda_n log p(x_n | w~_n^k, z^k)
              + beta [ log p(z^k) + log p(w_m^k) - log (1/M) sum_j q_j(z^k | x_j) - log q_m(w_m^k | x_m) ]
 
-p(w) is the standard law; r_n(w~) has mean 0 and a learned scale and serves the cross terms of training only.
+p(w) is the standard law; r_n(w~) has mean 0 and a learned scale and serves the cross terms of training. What is
+generated takes w from `test_private` = "prior", p(w) (the authors'; MultiVae's "joint_prior"), or "auxiliary", r_n
+(MultiVae's "single_prior").
 """
 
 from __future__ import annotations
@@ -34,12 +36,15 @@ class MMVAEPlus(MultimodalVAE):
         prior: Prior | EnergyPrior,
         *,
         private_dim: int,
+        test_private: str = "prior",
         private_encoders: Mapping[str, nn.Module] | None = None,
         **options: Any,
     ) -> None:
         if private_dim < 1:
             raise ValueError(f"private_dim: expected >= 1, got {private_dim}; without private latents use MMVAE")
-        self._private_dim = private_dim
+        if test_private not in ("prior", "auxiliary"):
+            raise ValueError(f"test_private: expected prior or auxiliary, got {test_private!r}")
+        self._private_dim, self.test_private = private_dim, test_private
         super().__init__(shapes, prior, **options)
         self.private_encoders = nn.ModuleDict(private_encoders or self._new_encoders(private_dim, private=True))
         self.auxiliary = nn.Parameter(torch.zeros(len(self.modalities), private_dim))  # raw scales of r_n
@@ -70,6 +75,8 @@ class MMVAEPlus(MultimodalVAE):
         # `encode` with the same seed has used the first M steps for z: w must not repeat its noise.
         stream = Stream(seed, count, z.device, first_row)
         w = self._private_noise(count, len(z), stream.take(count))  # p(w): [M, N, d_w]
+        if self.test_private == "auxiliary":
+            w = w * self.auxiliary_scale().unsqueeze(1)
         return {m: torch.cat((w[i], z), -1) for i, m in enumerate(self.modalities)}
 
     def objective(

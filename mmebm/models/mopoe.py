@@ -20,12 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmebm.kernels import ops
 from mmebm.posteriors import MixtureOfExperts, bitmask
 from mmebm.priors import EnergyPrior, Prior
 from mmebm.sampling.streams import Stream
 
-from .base import Masks, Objective
+from .base import Masks, Objective, SubsetDraws
 from .normal import CHOICES, PRIOR_EXPERTS, NormalVAE, checked, joined, mixture
 
 
@@ -51,9 +50,7 @@ class MoPoE(NormalVAE):
         given = sum(1 << i for i, m in enumerate(self.modalities) if m in inputs)
         kept = torch.tensor([s for s in range(1, 1 << len(mu)) if s & given == s], device=mu.device)
         bits = None if present is None else bitmask(present)
-        scale = self.reference_scale()
-        out = ops.subset_experts(mu / scale, logvar - 2.0 * scale.log(), bits, mode="all", prior=self.prior_expert)
-        means, logvars = out.mu * scale, out.logvar + 2.0 * scale.log()
+        means, logvars = self.products(mu, logvar, self.prior_expert, bits)
         if len(kept) < len(means):
             means, logvars = means[kept - 1], logvars[kept - 1]
         if masks is None or bits is None:
@@ -65,6 +62,18 @@ class MoPoE(NormalVAE):
             return self.posterior(inputs, masks)
         mu, logvar, present = self.moments(inputs, masks)
         return joined(*self.product(mu, logvar, present, self.prior_expert), present)
+
+    @torch.no_grad()
+    def subset_draws(
+        self, inputs: Mapping[str, Tensor], subsets: Sequence[int], stream: Stream, masks: Masks = None
+    ) -> SubsetDraws:
+        if self.conditional_law == "product":
+            mu, logvar, _ = self.moments(inputs, masks)
+            return self.product_draws(mu, logvar, subsets, stream, self.prior_expert)
+        q = self.posterior(inputs, masks)
+        every = range(1, len(q.experts.loc) + 1)
+        members = [[part & s == part for part in every] for s in subsets]
+        return SubsetDraws(q.rsample(1, stream)[0], self._one_of_each(q, members, stream))
 
     def objective(
         self, inputs: Mapping[str, Tensor], stream: Stream, *, masks: Masks = None, energy_weight: float = 1.0

@@ -22,7 +22,7 @@ from mmebm.posteriors import MixtureOfExperts, bitmask
 from mmebm.priors import EnergyPrior, Prior
 from mmebm.sampling.streams import Stream, choose
 
-from .base import Masks, Objective
+from .base import Masks, Objective, SubsetDraws
 from .normal import PRIOR_EXPERTS, NormalVAE, checked, joined, mixture
 
 
@@ -45,6 +45,13 @@ class MVAE(NormalVAE):
     def posterior(self, inputs: Mapping[str, Tensor], masks: Masks = None) -> MixtureOfExperts:
         mu, logvar, present = self.moments(inputs, masks)
         return joined(*self.product(mu, logvar, present, self.prior_expert), present)
+
+    @torch.no_grad()
+    def subset_draws(
+        self, inputs: Mapping[str, Tensor], subsets: Sequence[int], stream: Stream, masks: Masks = None
+    ) -> SubsetDraws:
+        mu, logvar, _ = self.moments(inputs, masks)
+        return self.product_draws(mu, logvar, subsets, stream, self.prior_expert)
 
     def subsets(self, stream: Stream) -> list[int]:
         """The bitmasks whose ELBOs are summed: all modalities, each alone, and k drawn ones."""

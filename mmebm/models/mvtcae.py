@@ -20,7 +20,7 @@ from mmebm.posteriors import MixtureOfExperts
 from mmebm.priors import EnergyPrior, Prior
 from mmebm.sampling.streams import Stream
 
-from .base import Masks, Objective, mean_over
+from .base import Masks, Objective, SubsetDraws, mean_over
 from .normal import NormalVAE, joined, kl_normal
 
 
@@ -43,6 +43,13 @@ class MVTCAE(NormalVAE):
     def posterior(self, inputs: Mapping[str, Tensor], masks: Masks = None) -> MixtureOfExperts:
         mu, logvar, present = self.moments(inputs, masks)
         return joined(*self.product(mu, logvar, present, "never"), present)
+
+    @torch.no_grad()
+    def subset_draws(
+        self, inputs: Mapping[str, Tensor], subsets: Sequence[int], stream: Stream, masks: Masks = None
+    ) -> SubsetDraws:
+        mu, logvar, _ = self.moments(inputs, masks)
+        return self.product_draws(mu, logvar, subsets, stream, "never")
 
     def objective(
         self, inputs: Mapping[str, Tensor], stream: Stream, *, masks: Masks = None, energy_weight: float = 1.0

@@ -14,7 +14,7 @@ from mmebm.posteriors import Diagonal, MixtureOfExperts, bitmask
 from mmebm.priors import EnergyPrior, Prior
 from mmebm.sampling.streams import Stream, choose
 
-from .base import Masks, MultimodalVAE, ranked
+from .base import Masks, MultimodalVAE, SubsetDraws, ranked
 
 PRIOR_EXPERTS = ("never", "full", "always")
 CHOICES = ("slices", "categorical")
@@ -91,6 +91,24 @@ class NormalVAE(MultimodalVAE):
         bits = bitmask(present) if present is not None and present.dtype == torch.bool else present
         mean, lv = ops.product_of_experts(mu / scale, logvar - 2.0 * scale.log(), bits, prior=prior)
         return mean * scale, lv + 2.0 * scale.log()
+
+    def product_draws(
+        self, mu: Tensor, logvar: Tensor, subsets: Sequence[int], stream: Stream, prior: str
+    ) -> SubsetDraws:
+        """A draw of each subset's product of experts, of which one operator makes all."""
+        mean, lv = self.products(mu, logvar, prior)
+        return self.drawn(mean, lv, subsets, stream)
+
+    def products(self, mu: Tensor, logvar: Tensor, prior: str, present: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """mu and logvar [2^M - 1, B, d] of every subset's product, at index s - 1; `present` int64 [B]."""
+        scale = self.reference_scale()
+        out = ops.subset_experts(mu / scale, logvar - 2.0 * scale.log(), present, mode="all", prior=prior)
+        return out.mu * scale, out.logvar + 2.0 * scale.log()
+
+    def drawn(self, mean: Tensor, logvar: Tensor, subsets: Sequence[int], stream: Stream) -> SubsetDraws:
+        at = torch.tensor(subsets, device=mean.device) - 1
+        z = mixture(mean[at], logvar[at]).rsample(1, stream)[0]  # [S, B, d]
+        return SubsetDraws(z, torch.arange(len(at), device=at.device).unsqueeze(-1).expand(z.shape[:2]))
 
     def kl_reference(self, mu: Tensor, logvar: Tensor) -> Tensor:
         """KL(N(mu, exp(logvar)) || p_0): [.., d] -> [..]."""
