@@ -1,4 +1,4 @@
-"""`mmebm report`: the page against the folders and models it is made of, and the page in a browser."""
+"""`mmebm report`: the page against the folders and models it is made of."""
 
 from __future__ import annotations
 
@@ -7,15 +7,9 @@ import copy
 import io
 import itertools
 import json
-import os
 import re
 import shutil
-import subprocess
-import time
-from collections.abc import Iterator
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -30,89 +24,12 @@ from mmebm.evaluation.report import gather as gathering
 from mmebm.evaluation.report import write_report
 from mmebm.evaluation.report.gather import Gathered, Transition, gather
 from mmebm.evaluation.report.page import names, render
-from mmebm.evaluation.report.shown import View, sketch
-from mmebm.training import load, load_config
+from mmebm.evaluation.report.shown import View
+from mmebm.training import load
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-AWKWARD = """<b>&"'{{ 1 }}</script>""".replace("/", "∕")
-VOID = {"meta", "input", "img", "br", "link"}
+from .pages import AWKWARD, Page, moved, vectors
 
-
-class Page(HTMLParser):
-    """Tags that are opened and closed in order, attributes by tag, ids, and the text of the page."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str]]] = []
-        self.words: list[str] = []
-        self.cells: list[list[str]] = []
-        self.json: list[Any] = []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, {k: v or "" for k, v in attrs}))
-        if tag == "tr":
-            self.cells.append([])
-        if tag in ("td", "th"):
-            self.cells[-1].append("")
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, {k: v or "" for k, v in attrs}))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, text: str) -> None:
-        if self.open and self.open[-1] in ("script", "style"):
-            if self.tags[-1] == ("script", {"type": "application/json"}):
-                self.json.append(json.loads(text))
-            return
-        self.words.append(text)
-        if {"td", "th"} & set(self.open):
-            self.cells[-1][-1] += text.strip()
-
-    def attributes(self, tag: str) -> list[dict[str, str]]:
-        return [attributes for name, attributes in self.tags if name == tag]
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
-
-
-@pytest.fixture(scope="module")
-def folders(
-    tiny_runs: dict[str, Path], _classifier_cache: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, Path]]:
-    """ "energy", measured and with an awkward name, and "laplace", not measured; few chains."""
-    folder = tmp_path_factory.mktemp("report")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MMEBM_CACHE_DIR", str(_classifier_cache))
-        patch.setattr(gathering, "CHAINS", 40)
-        patch.setattr(measured, "CHAINS", 40)
-        energy = Path(shutil.copytree(tiny_runs["energy"], folder / AWKWARD))
-        measured.evaluate_run(energy)
-        yield {"energy": energy, "laplace": tiny_runs["laplace"]}
-
-
-@pytest.fixture(scope="module")
-def gathered(folders: dict[str, Path]) -> dict[str, Gathered]:
-    """Look, do not touch."""
-    return {name: gather(path, path.name) for name, path in folders.items()}
-
-
-@pytest.fixture(scope="module")
-def written(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_report([folders["energy"], folders["laplace"]], tmp_path_factory.mktemp("page") / "new" / "all.html")
-
-
-@pytest.fixture(scope="module")
-def page(written: Path) -> Page:
-    return Page(written.read_text())
+pytestmark = pytest.mark.usefixtures("few_report_chains")
 
 
 def sheet(source: str) -> np.ndarray:
@@ -215,12 +132,6 @@ def test_grids_are_the_models_own(gathered: dict[str, Gathered], folders: dict[s
             assert np.array_equal(sheet(cross.made[source][m].source), shown(x))
 
 
-def moved(gathered: dict[str, Gathered]) -> Transition:
-    found = gathered["energy"].transition
-    assert found is not None
-    return found
-
-
 def test_every_frame_is_there(gathered: dict[str, Gathered], folders: dict[str, Path], page: Page) -> None:
     found, model = moved(gathered), load(folders["energy"])
     assert (
@@ -275,27 +186,6 @@ def test_a_run_without_weights(tiny_runs: dict[str, Path], tmp_path: Path) -> No
     page = Page(write_report([run], tmp_path / "page.html").read_text())
     assert page.text.count("the run has no weights yet.") == 3 and "the run has no metrics yet." in page.text
     assert not page.attributes("img")
-
-
-def vectors(folder: Path, labels: bool) -> Path:
-    """Data of one's own: a picture and a vector, in a run of theirs."""
-    from mmebm.training import train
-
-    random = np.random.default_rng(0)
-    held = {"labels": np.arange(40) % 4} if labels else {}
-    np.savez(
-        folder / "rows.npz", picture=random.random((40, 1, 8, 8), np.float32),
-        vector=random.standard_normal((40, 5)).astype(np.float32), **held,
-    )  # fmt: skip
-    config = load_config(
-        "digits",
-        ["data.name=arrays", f"data.options.path={folder / 'rows.npz'}", "model.hidden=[8]", "model.latent_dim=3",
-         "prior.hidden=[8]", "prior.steps=10", "train.updates=3", "train.batch_size=16", "train.energy_start=0",
-         "train.energy_enters=0", "train.energy.chains=8", "train.energy.steps=2", "train.log_every=1",
-         "prior.spectral_norm=2.0", "train.largest_scale=1e9", "evaluate.mixture_components=2"],
-    )  # fmt: skip
-    train(config, data.load("arrays", "train", path=folder / "rows.npz"), folder / "vectors")
-    return folder / "vectors"
 
 
 @pytest.mark.parametrize("labels", [False, True])
@@ -386,223 +276,3 @@ def test_the_command(folders: dict[str, Path], written: Path, tmp_path: Path) ->
         ended = CliRunner().invoke(cli.app, ["report", *runs, "--output", str(target)])
         assert ended.exit_code == 0, ended.output
         assert f"report: {target}" in ended.output and target.read_text() == written.read_text()
-
-
-# In a browser ---------------------------------------------------------------------------------------------------------
-
-
-class Browser:
-    """Headless Chromium over a pipe: its DevTools protocol, one JSON object a NUL."""
-
-    def __init__(self, program: str, profile: Path) -> None:
-        (theirs, self.write), (self.read, ours) = os.pipe(), os.pipe()
-        arguments = [
-            "--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", f"--user-data-dir={profile}",
-            "--no-first-run", "--disable-extensions", "--disable-dev-shm-usage", "about:blank",
-        ]  # fmt: skip
-        # The pipe is file descriptors 3 and 4 over there.
-        line = ["bash", "-c", f'exec "$@" 3<&{theirs} 4>&{ours}', "bash", program, *arguments]
-        self.process = subprocess.Popen(line, pass_fds=(theirs, ours), stderr=subprocess.DEVNULL)
-        os.close(theirs)
-        os.close(ours)
-        self.buffer, self.number, self.events = b"", 0, []
-        self.session: str | None = None
-        target = self("Target.createTarget", url="about:blank")["targetId"]
-        self.session = self("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            self(f"{domain}.enable")
-
-    def __call__(self, method: str, **parameters: Any) -> dict[str, Any]:
-        self.number += 1
-        call = {"id": self.number, "method": method, "params": parameters}
-        call |= {} if self.session is None else {"sessionId": self.session}
-        os.write(self.write, json.dumps(call).encode() + b"\0")
-        while True:
-            answer = self.receive()
-            if answer.get("id") == self.number:
-                assert "error" not in answer, (method, answer["error"])
-                return answer["result"]
-            self.events.append(answer)
-
-    def receive(self) -> dict[str, Any]:
-        while b"\0" not in self.buffer:
-            read = os.read(self.read, 1 << 20)
-            assert read, "the browser has gone"
-            self.buffer += read
-        line, _, self.buffer = self.buffer.partition(b"\0")
-        return json.loads(line)
-
-    def open(self, path: Path, width: int, height: int, **media: str) -> None:
-        """The page at a size, under media features such as prefers_color_scheme="dark"."""
-        mobile = width < 600
-        self("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mobile)
-        features = [{"name": k.replace("_", "-"), "value": v} for k, v in media.items()]
-        self("Emulation.setEmulatedMedia", features=features)
-        self.events.clear()
-        self("Page.navigate", url=path.as_uri())
-        self.until("document.readyState === 'complete' && location.protocol === 'file:'")
-
-    def js(self, expression: str) -> Any:
-        result = self("Runtime.evaluate", expression=expression, returnByValue=True)
-        assert "exceptionDetails" not in result, result
-        return result["result"].get("value")
-
-    def until(self, expression: str) -> None:
-        for _ in range(200):
-            if self.js(expression):
-                return
-            time.sleep(0.05)
-        pytest.fail(f"never true: {expression}")
-
-    def press(self, key: str) -> None:
-        code = {"ArrowRight": 39, "ArrowLeft": 37, "Home": 36, "End": 35, "Tab": 9, "Enter": 13, " ": 32}[key]
-        text = {"text": {"Enter": "\r"}.get(key, key)} if key in ("Enter", " ") else {}
-        for kind in ("keyDown", "keyUp"):
-            self("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **text)
-
-    def complaints(self) -> list[dict[str, Any]]:
-        """Errors of scripts and of the page, and requests for anything but the page itself and pictures in it."""
-        self("Runtime.evaluate", expression="1")
-        wrong = []
-        for event in self.events:
-            method, told = event.get("method", ""), event.get("params", {})
-            url = told.get("request", {}).get("url", "")
-            if (
-                method in ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded")
-                or (method == "Network.requestWillBeSent" and not url.startswith(("file:", "data:")))
-            ):  # fmt: skip
-                wrong.append(event)
-        return wrong
-
-    def close(self) -> None:
-        self.session = None
-        try:
-            self("Browser.close")
-            self.process.wait(10)
-        finally:
-            self.process.kill()
-            self.process.wait()
-            os.close(self.read)
-            os.close(self.write)
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if program is None:
-        pytest.skip("no browser found")
-    opened = Browser(program, tmp_path_factory.mktemp("profile"))
-    yield opened
-    opened.close()
-
-
-STATE = """(() => {
-  const root = document.querySelector('.transition'), seen = {};
-  for (const dd of root.querySelectorAll('dd')) seen[dd.dataset.value] = dd.textContent;
-  seen.tops = [...root.querySelectorAll('.frame')].map(f => {
-    const a = f.getBoundingClientRect(), b = f.querySelector('img').getBoundingClientRect();
-    return (a.top - b.top) / a.height;
-  });
-  seen.dots = [...root.querySelectorAll('circle.cursor')].map(c => [+c.getAttribute('cx'), +c.getAttribute('cy')]);
-  seen.said = root.querySelector('input').getAttribute('aria-valuetext');
-  return seen;
-})()"""
-
-
-def agrees(state: dict[str, Any], frame: int, found: Transition) -> None:
-    """Pictures, values and markers all stand at this frame."""
-    assert state["step"] == str(found.steps[frame])
-    assert state["tops"] == pytest.approx([frame] * 5, abs=1e-3)
-    assert found.coherence is not None and found.entropy is not None
-    told = {"energy": found.energy, "coherence": found.coherence, "entropy": found.entropy}
-    for key, values in told.items():
-        assert float(state[key]) == pytest.approx(values[frame], abs=6e-4)
-        assert state[key] in state["said"]
-    assert state["said"].startswith(f"step {found.steps[frame]}, ")
-    assert len({x for x, _ in state["dots"]}) == 1
-
-
-@pytest.mark.slow
-def test_the_slider_moves_everything_by_keyboard(
-    browser: Browser, written: Path, gathered: dict[str, Gathered], page: Page
-) -> None:
-    found, marks = moved(gathered), page.json[0]["marks"]
-    browser.open(written, 1280, 800)
-    last = len(found.steps) - 1
-    agrees(browser.js(STATE), 0, found)
-    for _ in range(40):  # from the top of the page
-        browser.press("Tab")
-        if browser.js("document.activeElement.type") == "range":
-            break
-    assert browser.js("document.activeElement.matches('input[type=range]:focus-visible')")
-    assert browser.js("getComputedStyle(document.activeElement).outlineStyle") == "solid"
-    for key, frame in (("ArrowRight", 1), ("ArrowRight", 2), ("End", last), ("ArrowLeft", last - 1), ("Home", 0)):
-        browser.press(key)
-        state = browser.js(STATE)
-        agrees(state, frame, found)
-        assert state["dots"] == [marks[key][frame] for key in ("energy", "coherence", "entropy")]
-    # Playing goes to the end by itself and stops there; a second press pauses.
-    browser.js("document.querySelector('.play').focus()")
-    browser.press("Enter")
-    browser.until(f"document.querySelector('[data-value=step]').textContent >= {found.steps[2]}")
-    assert browser.js("document.querySelector('.play').textContent") == "Pause"
-    browser.press(" ")
-    halted = browser.js(STATE)
-    time.sleep(0.6)
-    assert browser.js(STATE) == halted and browser.js("document.querySelector('.play').textContent") == "Play"
-    assert browser.complaints() == []
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("width", [360, 768, 1280])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_page_fits(browser: Browser, written: Path, width: int, scheme: str) -> None:
-    browser.open(written, width, 740, prefers_color_scheme=scheme, prefers_reduced_motion="reduce")
-    browser.js("document.querySelectorAll('details').forEach(d => d.open = true)")
-    assert browser.js("innerWidth") == width
-    assert browser.js("document.documentElement.scrollWidth") <= width
-    # What is wider than the page stands in a box that scrolls.
-    outside = """[...document.querySelectorAll('main *')].filter(e => {
-      const r = e.getBoundingClientRect();
-      return r.right > innerWidth + 1 && r.width && !e.closest('.scroll, svg, .skip');
-    }).map(e => e.outerHTML.slice(0, 80))"""
-    assert browser.js(outside) == []
-    assert browser.js("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
-    assert browser.js("getComputedStyle(document.documentElement).scrollBehavior") == "auto"
-    contrast = """(() => {
-      const luminance = c => { const v = c.match(/[\\d.]+/g).slice(0, 3).map(x => { x /= 255;
-        return x <= .04045 ? x / 12.92 : ((x + .055) / 1.055) ** 2.4; }); 
-        return .2126*v[0] + .7152*v[1] + .0722*v[2]; };
-      const ground = luminance(getComputedStyle(document.body).backgroundColor);
-      return ['body', '.note', '.missing', 'nav a', 'thead th', 'figcaption', '.chart text'].map(s => {
-        const style = getComputedStyle(document.querySelector(s));
-        const ink = luminance(s === '.chart text' ? style.fill : style.color);
-        return (Math.max(ink, ground) + .05) / (Math.min(ink, ground) + .05); });
-    })()"""
-    assert min(browser.js(contrast)) >= 4.5
-    assert browser.complaints() == []
-
-
-@pytest.mark.slow
-def test_vectors_and_words_move_too(browser: Browser, tmp_path: Path) -> None:
-    run = gather(vectors(tmp_path, False), "run")
-    found = run.transition
-    assert found is not None
-    words = View("caption", (2, 3), ["<eos>", "yes", "no"])
-    codes = torch.arange(2 * 8 * len(found.steps)).reshape(len(found.steps), 8, 2) % 3
-    caption = words.strip(torch.nn.functional.one_hot(codes, 3), "captions")
-    run.transition = Transition(found.steps, [*found.strips, caption], found.energy, None, None, {})
-    path = tmp_path / "page.html"
-    path.write_text(render([run]))
-    browser.open(path, 360, 740)
-    slider = "document.querySelector('input')"
-    for frame in (0, 7, len(found.steps) - 1):
-        browser.js(f"{slider}.value = {frame}; {slider}.dispatchEvent(new Event('input'))")
-        said = browser.js("[...document.querySelectorAll('.chains li')].map(e => e.textContent)")
-        assert said == [text or "(nothing)" for text in caption.texts[frame]]
-        drawn = browser.js("[...document.querySelectorAll('.chains path')].map(e => e.getAttribute('d'))")
-        vector = found.strips[1]
-        assert vector.levels is not None
-        assert drawn == [sketch(row, vector.base) for row in vector.levels[frame]]
-    assert browser.js("document.documentElement.scrollWidth") <= 360
-    assert browser.complaints() == []

@@ -168,6 +168,7 @@ def test_tables_of_all_there_is() -> None:
     assert found["Linear probe"] == (
         ["run", "1 observed", "2 observed", "10 observed"], [["full", "0.810", "0.860", "0.900"]]
     )  # fmt: skip
+    found = {table.caption: (table.head, texts(table)) for table in tables.reconstruction_tables(runs)}
     assert found["Reconstruction, RMSE: full"][1] == [["a", "0.1234", "0.1111"]]
     assert found["Reconstruction, log-likelihood: full"][1] == [["a", "−12.50", "−11.50"]]
     assert [texts(table) for table in tables.subset_tables(runs)] == [[["a, c", "0.550", "900"]]]
@@ -178,7 +179,10 @@ def test_tables_of_all_there_is() -> None:
 def test_no_tables_of_what_is_not_there() -> None:
     runs = [gathered("none", None)]
     assert tables.joint_table(runs) is tables.measure_table(runs) is tables.protocol_table(runs) is None
-    assert tables.size_tables(runs) == tables.subset_tables(runs) == [] and tables.size_chart(runs) is None
+    assert (
+        tables.reconstruction_tables(runs) == tables.size_tables(runs) == tables.subset_tables(runs) == []
+        and tables.size_chart(runs) is None
+    )
     assert texts(tables.summary_table(runs)) == [["none", "digits", "mmvaeplus", "energy prior", *["–"] * 5]]
 
 

@@ -18,7 +18,7 @@ MOST_POINTS = 400
 
 @dataclass(frozen=True)
 class Line:
-    """One curve; values that are None, NaN or infinite leave it out there."""
+    """One curve; values that are None, NaN or infinite leave it out there. `shift` pixels keep intervals apart."""
 
     label: str
     x: Sequence[float]
@@ -26,6 +26,7 @@ class Line:
     colour: int = 0
     dashed: bool = False
     intervals: Sequence[tuple[float, float] | None] = ()
+    shift: float = 0.0
 
     def points(self) -> list[tuple[float, float]]:
         found = [
@@ -58,6 +59,7 @@ def chart(
     ys = [y for _, points in drawn for _, y in points]
     xs = [x for _, points in drawn for x, _ in points]
     log_y = log_y and min(ys) > 0
+    ys += [bound for line, _ in drawn for interval in line.intervals for bound in interval or ()]
     low, high = y_range or _padded(min(ys), max(ys), log_y)
     x_of = _scale(min(xs), max(xs), LEFT, WIDTH - RIGHT, _symlog if symlog_x else float)
     y_of = _scale(low, high, HEIGHT - BOTTOM, TOP, math.log10 if log_y else float)
@@ -87,7 +89,7 @@ def chart(
     for line, points in drawn:
         colour = f"s{line.colour % COLOURS}"
         name = f"line {colour}{' dashed' if line.dashed else ''}"
-        at = [(x_of(x), y_of(min(max(y, low), high))) for x, y in points]
+        at = [(x_of(x) + line.shift, y_of(min(max(y, low), high))) for x, y in points]
         parts.append(f'<polyline class="{name}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in at)}"/>')
         if dots or len(at) == 1:
             parts += [f'<circle class="dot {colour}" cx="{x:.1f}" cy="{y:.1f}" r="2.6"/>' for x, y in at]
@@ -155,8 +157,10 @@ def _ticks(low: float, high: float, about: int = 4) -> list[float]:
 
 
 def _decades(low: float, high: float) -> list[float]:
-    whole = [10.0**k for k in range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)]
-    return whole if len(whole) > 1 else [low, (low * high) ** 0.5, high]
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    found = [m * 10.0**k for k in powers for m in (1, 2, 5) if low <= m * 10.0**k <= high]
+    whole = [10.0**k for k in powers if low <= 10.0**k <= high]
+    return whole if len(found) > 6 else found or [low, high]
 
 
 def _number(value: float) -> str:

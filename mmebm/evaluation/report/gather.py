@@ -20,10 +20,10 @@ from mmebm.sampling.info import NonFiniteChains
 from mmebm.training.config import Config, load_config
 from mmebm.training.run import Run, load
 
-from ..classifiers import Classifiers, load_or_train
+from ..classifiers import Classifiers
 from ..coherence import class_entropy, joint_coherence
 from ..evaluate import samplers
-from ..runs import splits
+from ..runs import judges, splits
 from .shown import NotFinite, Strip, View
 
 # Samples a grid, test rows of the cross-generation matrix, chains shown of those the transition measures.
@@ -173,9 +173,9 @@ def _trained(key: str) -> Classifiers | str:
     if isinstance(data, str):
         return data
     try:
-        return load_or_train(*data) if len(data[0].modalities) > 1 else "there is one modality"
+        return judges(*data) or "it needs labels, and two modalities or more that are pictures"
     except ValueError as error:
-        return f"coherence needs a classifier for every modality; {error}"
+        return str(error)
 
 
 def forget() -> None:

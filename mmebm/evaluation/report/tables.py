@@ -152,7 +152,8 @@ def measure_table(runs: Sequence[Gathered]) -> Table | None:
 def _drop_if_absent(table: Table, column: int) -> None:
     """A column without any number says nothing."""
     if all(row[column].text == ABSENT for row in table.rows):
-        for row in (table.head, *table.rows):
+        table.head.pop(column)
+        for row in table.rows:
             row.pop(column)
 
 
@@ -192,7 +193,7 @@ def _probe(row: Mapping[str, Any]) -> Cell:
 
 
 def size_tables(runs: Sequence[Gathered]) -> list[Table]:
-    """What is measured by the number of observed modalities: cross coherence, reconstruction, probe."""
+    """What is measured by the number of observed modalities: cross coherence and the probe."""
     tables = []
     for caption, keys, of, note in (
         ("Cross coherence, over rows", ("cross", "by_size"), _micro, "Mean over generated rows; 95% interval."),
@@ -208,9 +209,16 @@ def size_tables(runs: Sequence[Gathered]) -> list[Table]:
             for run, by in measured
         ]
         tables.append(Table(caption, ["run", *(_observed(s) for s in sizes)], rows, note))
+    return tables
+
+
+def reconstruction_tables(runs: Sequence[Gathered]) -> list[Table]:
+    """How far each modality is from what it is when it is made from so many others."""
+    tables = []
     for run, by in _measured(runs, "reconstruction", "by_size"):
         sizes = _sizes([by])
-        targets = list(dict.fromkeys(t for s in sizes for t in by[s]))
+        named = {t for s in sizes for t in by[s]}
+        targets = [*(m for m in run.shapes if m in named), *sorted(named - set(run.shapes))]
         for key, caption, form in (("rmse", "RMSE", ".4f"), ("log_likelihood", "log-likelihood", ".2f")):
             if any(key in by[s].get(t, {}) for s in sizes for t in targets):
                 rows = [
@@ -230,9 +238,8 @@ def size_chart(runs: Sequence[Gathered]) -> Chart | None:
             found = [s for s in _sizes([by]) if by[s].get("micro") is not None]
             sizes += [float(s) for s in found]
             bounds = [tuple(by[s]["interval"]) if by[s].get("interval") else None for s in found]
-            lines.append(
-                Line(run.name, [float(s) for s in found], [by[s]["micro"] for s in found], i, intervals=bounds)
-            )
+            values, shift = [by[s]["micro"] for s in found], 3.0 * (i - (len(runs) - 1) / 2)
+            lines.append(Line(run.name, [float(s) for s in found], values, i, intervals=bounds, shift=shift))
     if len(set(sizes)) < 2:
         return None
     return chart(
