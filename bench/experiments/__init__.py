@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
-from bench.experiments import ablation, digits, frozen, joint, models
+from bench.experiments import ablation, digits, frozen, joint, mfeat, models
 
 EXPERIMENTS: dict[str, ModuleType] = {
     "digits": digits,
@@ -15,6 +15,7 @@ EXPERIMENTS: dict[str, ModuleType] = {
     "frozen": frozen,
     "joint": joint,
     "models": models,
+    "mfeat": mfeat,
 }
 
 
