@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 from bench.case import Case, Family
-from bench.cases import draws, energy, experts, langevin, peers, sampler, training
+from bench.cases import draws, energy, experts, langevin, models, peers, sampler, training
 
 FAMILIES: tuple[Family, ...] = (
     *draws.FAMILIES,
@@ -16,6 +16,7 @@ FAMILIES: tuple[Family, ...] = (
     *peers.FAMILIES,
     *sampler.FAMILIES,
     *training.FAMILIES,
+    *models.FAMILIES,
 )
 
 

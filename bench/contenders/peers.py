@@ -27,17 +27,22 @@ if TYPE_CHECKING:
 
 # Where `make bench` installs them: apart, as they are not mmebm's dependencies.
 FOLDER = Path(__file__).parents[2] / "build" / "peers"
-# Imported by MultiVae's datasets only, which nothing here touches.
-_UNUSED = ("nltk", "pandas", "torchvision")
+# Imported by MultiVae's datasets and metrics only, of which nothing here touches what needs them.
+_UNUSED = ("nltk", "pandas", "torchmetrics", "torchvision")
+
+
+class _Name(type):
+    """What a stand-in has by any name: a class, and so has that."""
+
+    def __getattr__(cls, name: str) -> type:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Name(name, (), {})
 
 
 class _StandIn(ModuleType):
     __path__: list[str] = []  # noqa: RUF012
-
-    def __getattr__(self, name: str) -> type:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return type(name, (), {})
+    __getattr__ = _Name.__getattr__
 
 
 class _StandIns:
