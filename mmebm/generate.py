@@ -70,7 +70,8 @@ def cross_generate(
     """`gen_mod` (default: what is not observed) given `cond_mod`, for `rows` rows (default: as many as the input has).
 
     `source`: a dataset, NAME:SPLIT of one, or a path as for `mmebm.data.arrays`, of which .npy folders are mapped and
-    not read whole. Row i is conditioned on input row i modulo their number. `refine_steps` Langevin steps, of short-run
+    not read whole. Row i is conditioned on input row i modulo their number, on what a dataset's row has of `cond_mod`;
+    a row that has nothing is drawn from the prior. `refine_steps` Langevin steps, of short-run
     size `refine_step_size`, move z from the posterior on U = E - log p_0 - sum over cond_mod of lambda_m log p(x_m|z).
     Everything else as in `generate`.
     """
@@ -89,11 +90,11 @@ def cross_generate(
     }  # fmt: skip
 
     def block(first: int) -> dict[str, Tensor]:
-        x = inputs.block(first)
+        x, masks = inputs.block(first)
         if not refine_steps:
-            return model.cross_generate(x, given, names, seed=seed, first_row=first)
-        z = refine(model, x, model.encode(x, given, seed=seed, first_row=first), refine_steps, refine_step_size,
-                   seed=seed, first_row=first)  # fmt: skip
+            return model.cross_generate(x, given, names, masks=masks, seed=seed, first_row=first)
+        z = model.encode(x, given, masks=masks, seed=seed, first_row=first)
+        z = refine(model, x, z, refine_steps, refine_step_size, masks=masks, seed=seed, first_row=first)
         return model.decode(z, names, seed=seed, first_row=first)
 
     count = len(inputs) if rows is None else rows
@@ -103,8 +104,8 @@ def cross_generate(
 
 
 def refine(
-    model: MultimodalVAE, inputs: Mapping[str, Tensor], z: Tensor, steps: int, step_size: float, *, seed: int = 0,
-    first_row: int = 0,
+    model: MultimodalVAE, inputs: Mapping[str, Tensor], z: Tensor, steps: int, step_size: float, *,
+    masks: Mapping[str, Tensor] | None = None, seed: int = 0, first_row: int = 0,
 ) -> Tensor:  # fmt: skip
     """z [B, d] after Langevin steps on U = E - log p_0 - sum over `inputs` of lambda_m log p(x_m | z).
 
@@ -116,7 +117,8 @@ def refine(
         total = model.log_prior(at, 0.0)[1]
         for m, x in inputs.items():
             u = torch.cat((own[m], at), -1) if m in own else at
-            total = total - model.rescale[m] * model.likelihoods[m].log_prob(x, model.decoders[m](u))
+            log_x = model.rescale[m] * model.likelihoods[m].log_prob(x, model.decoder_output(m, u))
+            total = total - (log_x if masks is None or m not in masks else torch.where(masks[m], log_x, 0.0))
         return total
 
     law, scale = model.reference()
@@ -135,49 +137,66 @@ _REFINEMENT = 1 << 32  # noise steps: far from those of posteriors and private l
 
 
 class _Rows:
-    """What is observed, by row; nothing but the rows asked for is copied."""
+    """What is observed, by row; of files nothing but the rows asked for is read."""
 
     def __init__(self, source: MultimodalDataset | Path | str, names: list[str], model: MultimodalVAE) -> None:
-        self.arrays, self.fingerprint = _arrays(source, names)
-        self.device = next(model.parameters()).device
-        counts = {m: len(a) for m, a in self.arrays.items()}
+        self.names, self.device = names, next(model.parameters()).device
+        self.mapped: dict[str, np.ndarray] = {}
+        self.dataset: MultimodalDataset | None = None
+        if not isinstance(source, MultimodalDataset) and Path(source).is_dir():
+            self.mapped, self.fingerprint = _mapped(Path(source), names)
+            shapes = {m: tuple(a.shape[1:]) for m, a in self.mapped.items()}
+            counts = {m: len(a) for m, a in self.mapped.items()}
+        else:
+            self.dataset = _dataset(source, names)
+            self.fingerprint = self.dataset.fingerprint()
+            shapes, counts = self.dataset.shapes, dict.fromkeys(names, len(self.dataset))
         if len(set(counts.values())) > 1:
             raise ValueError(f"input: expected equal numbers of rows, got {counts}")
-        if not next(iter(counts.values())):
+        self.rows = counts[names[0]]
+        if not self.rows:
             raise ValueError("input: expected at least one row, got none")
-        for m, a in self.arrays.items():
-            if tuple(a.shape[1:]) != model.shapes[m]:
+        for m in names:
+            if shapes[m] != model.shapes[m]:
                 expected = ", ".join(map(str, model.shapes[m]))
-                raise ValueError(f"input: expected {m!r} [N, {expected}], got {list(a.shape)}")
+                raise ValueError(f"input: expected {m!r} [N, {expected}], got {[counts[m], *shapes[m]]}")
 
     def __len__(self) -> int:
-        return len(next(iter(self.arrays.values())))
+        return self.rows
 
-    def block(self, first: int) -> dict[str, Tensor]:
-        index = np.arange(first, first + BLOCK) % len(self)
+    def block(self, first: int) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
+        """BLOCK rows from `first` on, and which of them have what, where any lack something."""
+        index = np.arange(first, first + BLOCK) % self.rows
+        if self.dataset is not None:
+            at = torch.from_numpy(index)
+            rows, seen = self.dataset.batch(at), self.dataset.observed(at)
+            masks = None if seen is None else {m: seen[m].to(self.device) for m in self.names}
+            return {m: rows[m].to(self.device) for m in self.names}, masks
         found = {}
-        for m, a in self.arrays.items():
-            rows = torch.as_tensor(np.ascontiguousarray(a[index])).to(self.device)
-            found[m] = rows.float() / 255.0 if rows.dtype == torch.uint8 else rows.float()
-        return found
+        for m, a in self.mapped.items():
+            values = torch.as_tensor(np.ascontiguousarray(a[index])).to(self.device)
+            found[m] = values.float() / 255.0 if values.dtype == torch.uint8 else values.float()
+        return found, None
 
 
-def _arrays(source: MultimodalDataset | Path | str, names: list[str]) -> tuple[dict[str, np.ndarray], str]:
-    if not isinstance(source, MultimodalDataset) and Path(source).is_dir():
-        folder = Path(source)
-        paths = {m: folder / f"{m}.npy" for m in names}
-        if missing := [str(p) for p in paths.values() if not p.is_file()]:
-            raise FileNotFoundError(f"input: expected {', '.join(missing)}, which {folder} lacks")
-        mapped = {}
-        for m, path in paths.items():
-            try:
-                mapped[m] = np.load(path, mmap_mode="r", allow_pickle=False)
-            except (ValueError, OSError, EOFError) as error:
-                raise ValueError(f"{path}: expected a plain array, got {error}") from error
-            if mapped[m].dtype != np.uint8 and not np.issubdtype(mapped[m].dtype, np.floating):
-                raise TypeError(f"{path}: expected uint8 images or floating-point values, got {mapped[m].dtype}")
-        told = [(m, path.stat().st_size, path.stat().st_mtime_ns) for m, path in paths.items()]
-        return mapped, hashlib.sha256(repr(told).encode()).hexdigest()
+def _mapped(folder: Path, names: list[str]) -> tuple[dict[str, np.ndarray], str]:
+    """The arrays of a folder, and what tells it from another."""
+    paths = {m: folder / f"{m}.npy" for m in names}
+    if missing := [str(p) for p in paths.values() if not p.is_file()]:
+        raise FileNotFoundError(f"input: expected {', '.join(missing)}, which {folder} lacks")
+    mapped = {}
+    for m, path in paths.items():
+        try:
+            mapped[m] = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (ValueError, OSError, EOFError) as error:
+            raise ValueError(f"{path}: expected a plain array, got {error}") from error
+        if mapped[m].dtype != np.uint8 and not np.issubdtype(mapped[m].dtype, np.floating):
+            raise TypeError(f"{path}: expected uint8 images or floating-point values, got {mapped[m].dtype}")
+    told = [(m, path.stat().st_size, path.stat().st_mtime_ns) for m, path in paths.items()]
+    return mapped, hashlib.sha256(repr(told).encode()).hexdigest()
+
+
+def _dataset(source: MultimodalDataset | Path | str, names: list[str]) -> MultimodalDataset:
     if isinstance(source, MultimodalDataset):
         dataset = source
     else:
@@ -186,7 +205,7 @@ def _arrays(source: MultimodalDataset | Path | str, names: list[str]) -> tuple[d
         dataset = data.load(name, split or "test") if known else data.arrays("test", path=source)
     if missing := [m for m in names if m not in dataset.modalities]:
         raise ValueError(f"input: expected {', '.join(missing)}, it has {', '.join(dataset.modalities)}")
-    return {m: dataset.modalities[m].cpu().numpy() for m in names}, dataset.fingerprint()
+    return dataset
 
 
 def _names(model: MultimodalVAE, argument: str, names: str | Iterable[str] | None) -> list[str]:

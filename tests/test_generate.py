@@ -249,3 +249,27 @@ def test_own_latents_are_the_middle_of_the_private_posterior() -> None:
     assert model.own_latents({"only": torch.zeros(2, 3)}) == {}
     law, scale = model.reference()
     assert law == "laplace" and torch.equal(scale, torch.ones(2))
+
+
+def test_rows_may_lack_what_is_observed(tiny_runs: dict[str, Path], tmp_path: Path) -> None:
+    """A row that has nothing is the prior's, one that has something is conditioned on that alone."""
+    run = tiny_runs["energy"]
+    model = load(run)
+    rows, (first, second, *_) = 6, model.modalities
+    pixels = {m: torch.rand(rows, *model.shapes[m]) for m in (first, second)}
+    seen = torch.tensor([1, 1, 0, 0, 1, 0], dtype=torch.bool), torch.tensor([1, 0, 1, 0, 1, 0], dtype=torch.bool)
+    masks = dict(zip((first, second), seen, strict=True))
+    hidden = {m: torch.where(masks[m].view(-1, 1, 1, 1), x, torch.nan) for m, x in pixels.items()}
+    source = MultimodalDataset(hidden, None, "toy", "test", masks=masks)
+    index = cross_generate(run, tmp_path / "out", source, cond_mod=[first, second], seed=3)
+    made = read(index)
+    inputs = source.batch(torch.arange(rows))
+    z = model.encode(inputs, [first, second], masks=source.observed(torch.arange(rows)), seed=3)
+    target = next(m for m in model.modalities if m in made)
+    wanted = model.decode(z, target, seed=3)[target]
+    torch.testing.assert_close(made[target], wanted, rtol=1e-4, atol=1e-5)
+    prior = model.prior.sample(rows, seed=3)
+    nobody = ~(seen[0] | seen[1])
+    torch.testing.assert_close(z[nobody], prior[nobody])
+    refined = read(cross_generate(run, tmp_path / "more", source, cond_mod=[first, second], seed=3, refine_steps=2))
+    assert all(bool(torch.isfinite(x).all()) for x in refined.values())
