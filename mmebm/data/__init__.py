@@ -10,15 +10,27 @@ from mmebm.data.dataset import MultimodalDataset
 from mmebm.data.digits import digits
 from mmebm.data.mfeat import mfeat
 from mmebm.data.mnist_svhn import mnist_svhn
+from mmebm.data.mnist_textured import mnist_textured
 from mmebm.data.polymnist import polymnist
 
-__all__ = ["DATASETS", "MultimodalDataset", "arrays", "digits", "load", "mfeat", "mnist_svhn", "polymnist"]
+__all__ = [
+    "DATASETS",
+    "MultimodalDataset",
+    "arrays",
+    "digits",
+    "load",
+    "mfeat",
+    "mnist_svhn",
+    "mnist_textured",
+    "polymnist",
+]
 
 DATASETS: dict[str, Callable[..., MultimodalDataset]] = {
     "digits": digits,
     "polymnist": polymnist,
     "mfeat": mfeat,
     "mnist_svhn": mnist_svhn,
+    "mnist_textured": mnist_textured,
     "arrays": arrays,
 }
 
@@ -27,7 +39,7 @@ def load(name: str, split: str, **options: Any) -> MultimodalDataset:
     """The split ("train", "validation" or "test") of a dataset.
 
     Args:
-        name: "digits" (nothing to download), "polymnist", "mnist_svhn" and "mfeat" (from files under
+        name: "digits" (nothing to download), "polymnist", "mnist_svhn", "mnist_textured" and "mfeat" (from files under
             MMEBM_DATA_DIR), or "arrays"
             (your own, under the option `path`).
         split: which part.

@@ -49,10 +49,22 @@ def polymnist(
         ValueError: a damaged file, a picture smaller than a digit, an option out of its range.
     """
     check_options(split, size, seed)
-    root = _data_dir(data_dir)
+    root, images, labels = mnist_part("polymnist", split, n_validation, data_dir)
+    textures = backgrounds("polymnist", root, images.shape[1:])
+    return poly(images > 128, labels, textures, size=size or len(labels), seed=seed, name="polymnist", split=split)
+
+
+def mnist_part(
+    name: str, split: str, n_validation: int, data_dir: str | os.PathLike[str] | None
+) -> tuple[Path, np.ndarray, np.ndarray]:
+    """The data folder, and a split's images uint8 [n, 28, 28] and labels [n] of the MNIST files in it.
+
+    The validation split is the last `n_validation` of the training files. `name` is the dataset's, for messages.
+    """
+    root = _data_dir(name, data_dir)
     prefix = "t10k" if split == "test" else "train"
-    images = read_idx(_find(root / "mnist", f"{prefix}-images-idx3-ubyte"), ndim=3)
-    labels = read_idx(_find(root / "mnist", f"{prefix}-labels-idx1-ubyte"), ndim=1)
+    images = read_idx(_find(name, root / "mnist", f"{prefix}-images-idx3-ubyte"), ndim=3)
+    labels = read_idx(_find(name, root / "mnist", f"{prefix}-labels-idx1-ubyte"), ndim=1)
     if len(images) != len(labels):
         raise ValueError(
             f"{root / 'mnist'}: expected a label an image, got {len(images)} {prefix} images and {len(labels)} labels"
@@ -65,8 +77,7 @@ def polymnist(
         images, labels = images[part], labels[part]
         if not len(labels):
             raise ValueError("split 'validation': expected n_validation > 0, got 0, which leaves it no rows")
-    textures = _backgrounds(root / "polymnist_backgrounds", images.shape[1:])
-    return poly(images > 128, labels, textures, size=size or len(labels), seed=seed, name="polymnist", split=split)
+    return root, images, labels
 
 
 def read_idx(path: Path, ndim: int) -> np.ndarray:
@@ -91,28 +102,30 @@ def read_idx(path: Path, ndim: int) -> np.ndarray:
     return np.frombuffer(raw, dtype=np.uint8, offset=start).reshape(shape)
 
 
-def _data_dir(data_dir: str | os.PathLike[str] | None) -> Path:
+def _data_dir(name: str, data_dir: str | os.PathLike[str] | None) -> Path:
     found = data_dir if data_dir is not None else os.environ.get("MMEBM_DATA_DIR")
     if not found:
         raise FileNotFoundError(
-            "polymnist: expected its files under data_dir or the environment variable MMEBM_DATA_DIR, got neither; "
+            f"{name}: expected its files under data_dir or the environment variable MMEBM_DATA_DIR, got neither; "
             f"it reads mnist/ ({WHERE_MNIST}) and polymnist_backgrounds/ ({WHERE_PICTURES})"
         )
     return Path(found)
 
 
-def _find(folder: Path, name: str) -> Path:
-    for candidate in (folder / f"{name}.gz", folder / name):
+def _find(name: str, folder: Path, file: str) -> Path:
+    for candidate in (folder / f"{file}.gz", folder / file):
         if candidate.is_file():
             return candidate
-    raise FileNotFoundError(f"polymnist: expected {name}.gz or {name} in {folder}, got neither; {WHERE_MNIST}")
+    raise FileNotFoundError(f"{name}: expected {file}.gz or {file} in {folder}, got neither; {WHERE_MNIST}")
 
 
-def _backgrounds(folder: Path, shape: tuple[int, ...]) -> list[np.ndarray]:
+def backgrounds(name: str, root: Path, shape: tuple[int, ...]) -> list[np.ndarray]:
+    """The pictures in the data folder, uint8 [H, W, 3] each, by their names; all at least as large as `shape`."""
+    folder = root / "polymnist_backgrounds"
     paths = sorted(p for p in folder.glob("*") if p.suffix.lower() in PICTURES)
     if not paths:
         raise FileNotFoundError(
-            f"polymnist: expected one background picture (jpg or png) for each modality in {folder}, got none; "
+            f"{name}: expected one background picture (jpg or png) for each modality in {folder}, got none; "
             f"{WHERE_PICTURES}"
         )
     pictures = []
