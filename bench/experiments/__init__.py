@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
-from bench.experiments import ablation, digits, frozen, joint, mfeat, models
+from bench.experiments import ablation, digits, frozen, generation, joint, mfeat, models
 
 EXPERIMENTS: dict[str, ModuleType] = {
     "digits": digits,
@@ -16,6 +16,7 @@ EXPERIMENTS: dict[str, ModuleType] = {
     "joint": joint,
     "models": models,
     "mfeat": mfeat,
+    "generation": generation,
 }
 
 
