@@ -169,9 +169,9 @@ class _Rows:
         index = np.arange(first, first + BLOCK) % self.rows
         if self.dataset is not None:
             at = torch.from_numpy(index)
-            rows, seen = self.dataset.batch(at), self.dataset.observed(at)
+            rows, seen = self.dataset.batch(at, self.names), self.dataset.observed(at)
             masks = None if seen is None else {m: seen[m].to(self.device) for m in self.names}
-            return {m: rows[m].to(self.device) for m in self.names}, masks
+            return {m: x.to(self.device) for m, x in rows.items()}, masks
         found = {}
         for m, a in self.mapped.items():
             values = torch.as_tensor(np.ascontiguousarray(a[index])).to(self.device)
@@ -267,10 +267,10 @@ def _write_file(
     for start in range(first, last, BLOCK):
         stop = min(last, start + BLOCK)
         for m, x in block(start).items():
-            x = x[: stop - start].cpu()
+            x = x[: stop - start]
             if out[m].dtype == torch.uint8:
-                x = (x.clamp(0.0, 1.0) * 255.0).round()
-            out[m][start - first : stop - first] = x
+                x = (x * 255.0).round_().clamp_(0.0, 255.0).to(torch.uint8)
+            out[m][start - first : stop - first].copy_(x)
     if file_format == "safetensors":
         (path,) = set(paths.values())
         part = path.with_suffix(".part")

@@ -115,13 +115,13 @@ class MultimodalDataset:
         moved.name, moved.split, moved._fingerprint = self.name, self.split, self._fingerprint
         return moved
 
-    def batch(self, index: Tensor) -> dict[str, Tensor]:
-        """Rows `index` (int64 [B]) of every modality, float32 [B, ...]; uint8 images come scaled to [0, 1].
+    def batch(self, index: Tensor, names: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """Rows `index` (int64 [B]) of every modality, or of those named: float32 [B, ...], uint8 images in [0, 1].
 
         What a row lacks is 0.
         """
         index = self._index(index)
-        return {key: self._rows(key, index) for key in self.modalities}
+        return {key: self._rows(key, index) for key in (self.modalities if names is None else names)}
 
     def observed(self, index: Tensor) -> dict[str, Tensor] | None:
         """Which of rows `index` have each modality, bool [B]; None where the dataset lacks nothing."""
