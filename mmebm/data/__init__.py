@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mmebm.data.arrays import arrays
+from mmebm.data.cub import cub
 from mmebm.data.dataset import MultimodalDataset
 from mmebm.data.digits import digits
 from mmebm.data.mfeat import mfeat
@@ -17,6 +18,7 @@ __all__ = [
     "DATASETS",
     "MultimodalDataset",
     "arrays",
+    "cub",
     "digits",
     "load",
     "mfeat",
@@ -29,6 +31,7 @@ DATASETS: dict[str, Callable[..., MultimodalDataset]] = {
     "digits": digits,
     "polymnist": polymnist,
     "mfeat": mfeat,
+    "cub": cub,
     "mnist_svhn": mnist_svhn,
     "mnist_textured": mnist_textured,
     "arrays": arrays,
@@ -39,9 +42,8 @@ def load(name: str, split: str, **options: Any) -> MultimodalDataset:
     """The split ("train", "validation" or "test") of a dataset.
 
     Args:
-        name: "digits" (nothing to download), "polymnist", "mnist_svhn", "mnist_textured" and "mfeat" (from files under
-            MMEBM_DATA_DIR), or "arrays"
-            (your own, under the option `path`).
+        name: "digits" (nothing to download), "polymnist", "mnist_svhn", "mnist_textured", "cub" and "mfeat" (from
+            files under MMEBM_DATA_DIR), or "arrays" (your own, under the option `path`).
         split: which part.
         options: given to the dataset; all know `size` (number of rows) and `seed`.
 

@@ -104,7 +104,9 @@ def test_fingerprint_follows_the_content() -> None:
 
 
 def test_unknown_names_and_splits_list_what_there_is() -> None:
-    with pytest.raises(ValueError, match=r"name: expected one of arrays, digits, mfeat, mnist_svhn, .*, got .mnist."):
+    with pytest.raises(
+        ValueError, match=r"name: expected one of arrays, cub, digits, mfeat, mnist_svhn, .*, got .mnist."
+    ):
         load("mnist", "train")
     with pytest.raises(ValueError, match="split: expected one of train, validation, test, got 'val'"):
         load("digits", "val")
