@@ -93,10 +93,10 @@ def transition(model: MultimodalVAE, classifiers: Classifiers, *, seed: int = 0)
     z = prior.sample_reference(CHAINS, seed=seed)
     _, info = prior.chain(z, steps=TRANSITION[-1], seed=seed, record_every=5, return_info=True)
     made = Transition({}, [], [], [])
-    frames: dict[str, list[Tensor]] = {m: [] for m in model.modalities}
+    frames: dict[str, list[Tensor]] = {m: [] for m in classifiers.networks}
     for step in TRANSITION:
         state = z if step == 0 else info.states[step // 5 - 1]
-        images = model.decode(state, seed=seed)
+        images = model.decode(state, list(frames), seed=seed)
         predictions = {m: classifiers.predict(m, x) for m, x in images.items()}
         with torch.no_grad():
             made.energy.append(float(prior.energy_of(state).mean()))
@@ -108,25 +108,35 @@ def transition(model: MultimodalVAE, classifiers: Classifiers, *, seed: int = 0)
 
 
 def draw_figures(path: Path | str, compare: Mapping[str, Path | str] | None = None) -> list[Path]:
-    """The run's figures: joint samples (beside those of `compare`d runs), cross generation, curves, transition."""
+    """The run's figures: joint samples (beside those of `compare`d runs), cross generation, curves, transition.
+
+    They show the modalities that are pictures, the transition those that classifiers judge; `mmebm report` shows all.
+    """
     run, model, seed = Run.open(path), load(path), 0
     config = load_config(run.config)
     train, test = splits(config, "train", "test")
-    joint = {name: load(other).generate(JOINT, seed=seed) for name, other in (compare or {}).items()}
-    if isinstance(model.prior, EnergyPrior):
-        joint["p_0"] = model.decode(model.prior.sample_reference(JOINT, seed=seed), seed=seed)
-        joint["energy prior"] = model.generate(JOINT, seed=seed)
-    else:
-        joint[f"{model.prior.law} prior"] = model.generate(JOINT, seed=seed)
+    pictures = [m for m, shape in model.shapes.items() if len(shape) == 3]
     run.figures.mkdir(exist_ok=True)
-    made = [run.figures / name for name in ("joint.png", "cross.png", "curves.png")]
-    figures.sample_grids(joint, made[0], titles={"p_0": "$p_0$, where its chains start"})
-    inputs = test.batch(torch.arange(CROSS))
-    figures.cross_grid(inputs, {m: model.cross_generate(inputs, m, seed=seed) for m in model.modalities}, made[1])
-    figures.curves(run.rows(), made[2])
+    made = [run.figures / "curves.png"]
+    figures.curves(run.rows(), made[0])
+    if not pictures:
+        return made
+    joint = {name: load(other).generate(JOINT, pictures, seed=seed) for name, other in (compare or {}).items()}
     if isinstance(model.prior, EnergyPrior):
+        joint["p_0"] = model.decode(model.prior.sample_reference(JOINT, seed=seed), pictures, seed=seed)
+        joint["energy prior"] = model.generate(JOINT, pictures, seed=seed)
+    else:
+        joint[f"{model.prior.law} prior"] = model.generate(JOINT, pictures, seed=seed)
+    made = [run.figures / "joint.png", run.figures / "cross.png", *made]
+    figures.sample_grids(joint, made[0], titles={"p_0": "$p_0$, where its chains start"})
+    rows = torch.arange(CROSS)
+    inputs, masks = test.batch(rows), test.observed(rows)
+    crossed = {m: model.cross_generate(inputs, m, pictures, masks=masks, seed=seed) for m in pictures}
+    figures.cross_grid({m: inputs[m] for m in pictures}, crossed, made[1])
+    classifiers = judges(train, test) if isinstance(model.prior, EnergyPrior) else None
+    if classifiers is not None:
         made.append(run.figures / "transition.png")
-        t = transition(model, load_or_train(train, test), seed=seed)
+        t = transition(model, classifiers, seed=seed)
         figures.transition(
             TRANSITION, t.frames, t.energy, t.coherence, t.entropy, made[-1], trained_steps=config.train.energy.steps
         )
