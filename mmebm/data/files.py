@@ -5,17 +5,26 @@ from __future__ import annotations
 import gzip
 import os
 import struct
+import tokenize
+import zipfile
 import zlib
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-__all__ = ["read_bytes", "read_lines", "read_picture", "read_table", "root_folder"]
+__all__ = ["read_bytes", "read_lines", "read_npy", "read_npz", "read_picture", "read_table", "root_folder"]
 
-# What Pillow raises on the way from a damaged file to its pixels; UnidentifiedImageError is an OSError.
-DAMAGED_PICTURE = (OSError, SyntaxError, ValueError, TypeError, EOFError, struct.error, zlib.error,
-                   Image.DecompressionBombError)  # fmt: skip
+# What numpy, with zipfile, zlib and the parser of headers, raises on the way from damaged bytes to arrays.
+DAMAGED_ARRAYS = (
+    ValueError, TypeError, KeyError, OSError, EOFError, RuntimeError, SyntaxError, MemoryError, struct.error,
+    tokenize.TokenError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+# The same of Pillow; its UnidentifiedImageError is an OSError.
+DAMAGED_PICTURE = (
+    ValueError, TypeError, OSError, EOFError, SyntaxError, struct.error, zlib.error, Image.DecompressionBombError,
+)  # fmt: skip
 
 
 def root_folder(data_dir: str | os.PathLike[str] | None, dataset: str, reads: str) -> Path:
@@ -38,6 +47,31 @@ def read_bytes(path: Path) -> bytes:
         return gzip.decompress(raw)
     except (EOFError, OSError, zlib.error) as error:  # BadGzipFile is an OSError
         raise ValueError(f"{path}: expected a gzip file, got a damaged one ({error})") from error
+
+
+def read_npy(path: Path) -> np.ndarray:
+    """The array of a .npy file; pickled ones are refused."""
+    try:
+        return np.asarray(np.load(path, allow_pickle=False))
+    except FileNotFoundError:
+        raise
+    except DAMAGED_ARRAYS as error:
+        raise ValueError(f"{path}: expected a plain array, got {_said(error)}") from error
+
+
+def read_npz(path: Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """The arrays of a .npz file, or those of them that `names` has; pickled ones are refused."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files if names is None or name in names}
+    except FileNotFoundError:
+        raise
+    except (*DAMAGED_ARRAYS, AttributeError) as error:  # a .npy file under the name of an archive has no `files`
+        raise ValueError(f"{path}: expected an npz archive of plain arrays, got {_said(error)}") from error
+
+
+def _said(error: Exception) -> str:
+    return str(error) or type(error).__name__
 
 
 def read_lines(path: Path) -> list[str]:
@@ -84,4 +118,6 @@ def read_picture(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
     except FileNotFoundError:
         raise
     except DAMAGED_PICTURE as error:
-        raise ValueError(f"{path}: expected a picture, got a file that is none or is damaged ({error})") from error
+        raise ValueError(
+            f"{path}: expected a picture, got a file that is none or is damaged ({_said(error)})"
+        ) from error

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from mmebm.data.dataset import MultimodalDataset
+from mmebm.data.files import read_npz, read_table, root_folder
 from mmebm.data.recipe import SPLITS, check_options
 
 __all__ = ["VIEWS", "mfeat"]
@@ -69,12 +69,7 @@ def _rows(labels: np.ndarray, seed: int) -> dict[str, np.ndarray]:
 
 
 def _read(data_dir: str | os.PathLike[str] | None) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    root = data_dir if data_dir is not None else os.environ.get("MMEBM_DATA_DIR")
-    if not root:
-        raise FileNotFoundError(
-            "mfeat: expected mfeat/ under data_dir or the environment variable MMEBM_DATA_DIR, got neither; " + WHERE
-        )
-    folder = Path(root) / "mfeat"
+    folder = root_folder(data_dir, "mfeat", f"mfeat/ ({WHERE})") / "mfeat"
     archive = folder / "mfeat.npz"
     if archive.is_file():
         return _from_archive(archive)
@@ -86,26 +81,22 @@ def _read(data_dir: str | os.PathLike[str] | None) -> tuple[dict[str, np.ndarray
 
 
 def _from_archive(path: Path) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in (*VIEWS, "y") if name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: expected an npz archive of plain arrays, got {error}") from error
+    arrays = read_npz(path, (*VIEWS, "y"))
     for name, shape in {**{name: (ROWS, width) for name, width in VIEWS.items()}, "y": (ROWS,)}.items():
         if name not in arrays or arrays[name].shape != shape:
             got = list(arrays[name].shape) if name in arrays else "no such array"
             raise ValueError(f"{path}: expected {name!r} of shape {list(shape)}, got {got}")
     labels = arrays.pop("y")
-    if labels.min() < 0 or labels.max() >= CLASSES:
-        raise ValueError(f"{path}: expected labels 0 to {CLASSES - 1}, got {labels.min()} to {labels.max()}")
+    if len(wrong := np.flatnonzero(~np.isin(labels, range(CLASSES)))):
+        raise ValueError(f"{path}: expected labels 0 to {CLASSES - 1}, got {labels[wrong[0]]} in row {wrong[0]}")
+    for name, values in arrays.items():
+        if values.dtype.kind not in "fiu":
+            raise ValueError(f"{path}: expected numbers in {name!r}, got {values.dtype}")
     return arrays, labels
 
 
 def _from_text(path: Path, width: int) -> np.ndarray:
-    try:
-        values = np.loadtxt(path, dtype=np.float32, ndmin=2)
-    except ValueError as error:
-        raise ValueError(f"{path}: expected numbers, got {error}") from error
-    if values.shape != (ROWS, width):
-        raise ValueError(f"{path}: expected {ROWS} rows of {width} numbers, got {list(values.shape)}")
+    values = read_table(path, width).astype(np.float32)
+    if len(values) != ROWS:
+        raise ValueError(f"{path}: expected {ROWS} lines, got {len(values)}")
     return values

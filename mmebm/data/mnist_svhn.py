@@ -6,11 +6,12 @@ import os
 from pathlib import Path
 
 import numpy as np
-import scipy.io
 import torch
 
 from mmebm.data.dataset import MultimodalDataset
-from mmebm.data.polymnist import WHERE_MNIST, read_idx
+from mmebm.data.files import read_npz, root_folder
+from mmebm.data.matlab import read_matlab
+from mmebm.data.mnist import WHERE_MNIST, read_mnist
 from mmebm.data.recipe import check_options
 
 __all__ = ["mnist_svhn", "pair", "read_svhn"]
@@ -58,9 +59,9 @@ def mnist_svhn(
             raise ValueError(f"{name}: expected an integer >= 1, got {value}")
     if not 0.0 <= validation < 1.0:
         raise ValueError(f"validation: expected a share in [0, 1), got {validation}")
-    root = _data_dir(data_dir)
+    root = root_folder(data_dir, "mnist_svhn", f"mnist/ ({WHERE_MNIST}) and svhn/ ({WHERE_SVHN})")
     part = "test" if split == "test" else "train"
-    mnist, digits = _read_mnist(root / "mnist", "t10k" if split == "test" else "train")
+    mnist, digits = read_mnist("mnist_svhn", root / "mnist", part)
     svhn, numbers = read_svhn(root / "svhn" / f"{part}_32x32.mat")
     rows = _pairing(pairing, split, (digits, numbers), dm, most, validation, seed)
     if not len(rows):
@@ -91,13 +92,10 @@ def read_svhn(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Pictures uint8 [N, 3, 32, 32] and digits [N] of a file of cropped digits; the file's class 10 is digit 0."""
     if not path.is_file():
         raise FileNotFoundError(f"mnist_svhn: expected {path}, which is not there; {WHERE_SVHN}")
-    try:
-        held = scipy.io.loadmat(path, variable_names=("X", "y"))
-    except Exception as error:  # scipy raises what it meets: ValueError, TypeError, MatReadError, NotImplementedError
-        raise ValueError(f"{path}: expected a MATLAB file of SVHN's cropped digits, got {error}") from error
+    held = read_matlab(path)
     pictures, labels = held.get("X"), held.get("y")
     if pictures is None or labels is None:
-        raise ValueError(f"{path}: expected arrays X and y, got {sorted(k for k in held if not k.startswith('__'))}")
+        raise ValueError(f"{path}: expected arrays X and y, got {sorted(held)}")
     if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[:3] != (32, 32, 3):
         raise ValueError(f"{path}: expected X uint8 [32, 32, 3, N], got {pictures.dtype} {list(pictures.shape)}")
     labels = labels.reshape(-1)
@@ -105,33 +103,10 @@ def read_svhn(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(
             f"{path}: expected a label a picture, got {pictures.shape[3]} pictures and {len(labels)} labels"
         )
-    wrong = np.flatnonzero((labels < 1) | (labels > CLASSES))
+    wrong = np.flatnonzero(~np.isin(labels, range(1, CLASSES + 1)))
     if len(wrong):
         raise ValueError(f"{path}: expected labels 1 to 10, got {labels[wrong[0]]} in row {wrong[0]}")
     return np.ascontiguousarray(pictures.transpose(3, 2, 0, 1)), (labels % CLASSES).astype(np.int64)
-
-
-def _read_mnist(folder: Path, prefix: str) -> tuple[np.ndarray, np.ndarray]:
-    paths = []
-    for name in (f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"):
-        candidates = [p for p in (folder / f"{name}.gz", folder / name) if p.is_file()]
-        if not candidates:
-            raise FileNotFoundError(f"mnist_svhn: expected {name}.gz or {name} in {folder}, got neither; {WHERE_MNIST}")
-        paths.append(candidates[0])
-    images, labels = read_idx(paths[0], ndim=3), read_idx(paths[1], ndim=1)
-    if len(images) != len(labels):
-        raise ValueError(f"{folder}: expected a label an image, got {len(images)} images and {len(labels)} labels")
-    return images, labels
-
-
-def _data_dir(data_dir: str | os.PathLike[str] | None) -> Path:
-    found = data_dir if data_dir is not None else os.environ.get("MMEBM_DATA_DIR")
-    if not found:
-        raise FileNotFoundError(
-            "mnist_svhn: expected its files under data_dir or the environment variable MMEBM_DATA_DIR, got neither; it "
-            f"reads mnist/ ({WHERE_MNIST}) and svhn/ ({WHERE_SVHN})"
-        )
-    return Path(found)
 
 
 def _pairing(
@@ -140,11 +115,11 @@ def _pairing(
 ) -> np.ndarray:  # fmt: skip
     told = {"split": split, "seed": seed, "dm": dm, "most": most, "validation": validation}
     if path is not None and Path(path).is_file():
-        with np.load(path, allow_pickle=False) as held:
-            there = {key: held[key].item() for key in told if key in held.files}
-            if there != told:
-                raise ValueError(f"pairing: expected one of {told} in {path}, got {there}")
-            return np.asarray(held["rows"])
+        held = read_npz(Path(path))
+        there = {key: held[key].item() for key in told if key in held and held[key].ndim == 0}
+        if there != told:
+            raise ValueError(f"pairing: expected one of {told} in {path}, got {there}")
+        return _check_pairs(Path(path), held.get("rows"), labels)
     kept = [_part(side, split, validation) for side in labels]
     generator = np.random.Generator(np.random.PCG64([seed, ("train", "validation", "test").index(split)]))
     found = pair(*(side[k] for side, k in zip(labels, kept, strict=True)), dm=dm, most=most, generator=generator)
@@ -154,6 +129,23 @@ def _pairing(
         with part.open("wb") as file:
             np.savez_compressed(file, rows=rows, **told)  # type: ignore[arg-type]
         os.replace(part, path)
+    return rows
+
+
+def _check_pairs(path: Path, rows: np.ndarray | None, labels: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """The pairs of a file, if they are pairs of these pictures."""
+    if rows is None or rows.dtype != np.int64 or rows.ndim != 2 or rows.shape[1] != 2:
+        got = "none" if rows is None else f"{rows.dtype} {list(rows.shape)}"
+        raise ValueError(f"{path}: expected rows int64 [N, 2], got {got}")
+    counts = [len(side) for side in labels]
+    beyond = ((rows < 0) | (rows >= counts)).any(1)
+    if beyond.any():
+        row = int(beyond.argmax())
+        raise ValueError(f"{path}, row {row}: expected pictures below {counts}, got {rows[row].tolist()}")
+    apart = labels[0][rows[:, 0]] != labels[1][rows[:, 1]]
+    if apart.any():
+        row = int(apart.argmax())
+        raise ValueError(f"{path}, row {row}: expected two pictures of one digit, got {rows[row].tolist()}")
     return rows
 
 

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from mmebm.data.dataset import MultimodalDataset
-from mmebm.data.polymnist import backgrounds, mnist_part
+from mmebm.data.mnist import mnist_part
+from mmebm.data.polymnist import READS, backgrounds
 from mmebm.data.recipe import SPLITS, check_options, compose, pair_within_class
 
 __all__ = ["mnist_textured"]
@@ -37,7 +38,7 @@ def mnist_textured(
         ValueError: a damaged file, a picture smaller than 32 x 32, an option out of its range.
     """
     check_options(split, size, seed)
-    root, images, labels = mnist_part("mnist_textured", split, n_validation, data_dir)
+    root, images, labels = mnist_part("mnist_textured", split, n_validation, data_dir, READS)
     textures = backgrounds("mnist_textured", root, (32, 32))
     count = size or len(labels)
     key = (seed, SPLITS.index(split))

@@ -65,10 +65,10 @@ def test_text_files_hold_the_same(root: Path, tmp_path: Path) -> None:
         assert torch.equal(a.labels, b.labels)
         assert all(torch.equal(a.modalities[name], b.modalities[name]) for name in VIEWS)
     (tmp_path / "mfeat" / "mfeat-zer").write_text("1 2 three\n")
-    with pytest.raises(ValueError, match=r"mfeat-zer: expected numbers"):
+    with pytest.raises(ValueError, match=r"mfeat-zer, line 1: expected 47 finite numbers, got '1 2 three'"):
         load("mfeat", "train", data_dir=tmp_path)
     (tmp_path / "mfeat" / "mfeat-zer").write_text("1 2 3\n")
-    with pytest.raises(ValueError, match=r"mfeat-zer: expected 2000 rows of 47 numbers, got \[1, 3\]"):
+    with pytest.raises(ValueError, match=r"mfeat-zer, line 1: expected 47 finite numbers, got '1 2 3'"):
         load("mfeat", "train", data_dir=tmp_path)
     (tmp_path / "mfeat" / "mfeat-zer").unlink()
     with pytest.raises(FileNotFoundError, match=r"mfeat.npz or mfeat-zer in .*archive.ics.uci.edu"):
@@ -79,20 +79,23 @@ def test_bad_files_and_options(root: Path, tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(ValueError, match="size: expected at most 400 rows of split 'test', got 401"):
         load("mfeat", "test", data_dir=root, size=401)
     monkeypatch.delenv("MMEBM_DATA_DIR", raising=False)
-    with pytest.raises(FileNotFoundError, match="mfeat: expected mfeat/ under data_dir or the environment variable"):
+    with pytest.raises(FileNotFoundError, match="mfeat: expected its files under data_dir or the environment variable"):
         load("mfeat", "test")
     (tmp_path / "mfeat").mkdir()
     archive = tmp_path / "mfeat" / "mfeat.npz"
     for change, message in (
         ({"kar": np.zeros((ROWS, 63), np.float32)}, r"expected 'kar' of shape \[2000, 64\], got \[2000, 63\]"),
-        ({"y": np.full(ROWS, 10)}, "expected labels 0 to 9, got 10 to 10"),
+        ({"y": np.full(ROWS, 10)}, "expected labels 0 to 9, got 10 in row 0"),
+        ({"mor": np.full((ROWS, 6), "6")}, "mfeat.npz: expected numbers in 'mor', got <U1"),
     ):
         np.savez(archive, **made() | change)
         with pytest.raises(ValueError, match=message):
             load("mfeat", "test", data_dir=tmp_path)
-    archive.write_bytes(archive.read_bytes()[:1000])
-    with pytest.raises(ValueError, match="expected an npz archive of plain arrays"):
-        load("mfeat", "test", data_dir=tmp_path)
+    whole = archive.read_bytes()
+    for end in (0, 10, 1000, len(whole) // 2, len(whole) - 30):
+        archive.write_bytes(whole[:end])
+        with pytest.raises(ValueError, match=r"mfeat.npz: expected an npz archive of plain arrays"):
+            load("mfeat", "test", data_dir=tmp_path)
 
 
 @pytest.mark.skipif("MMEBM_DATA_DIR" not in os.environ, reason="MMEBM_DATA_DIR is not set")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
-import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +15,9 @@ from mmebm import data
 from mmebm.data.mnist_svhn import mnist_svhn, pair, read_svhn
 
 
-def idx(path: Path, array: np.ndarray) -> None:
-    header = bytes((0, 0, 8, array.ndim)) + struct.pack(f">{array.ndim}I", *array.shape)
-    path.write_bytes(gzip.compress(header + array.astype(np.uint8).tobytes()))
-
-
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """A picture's first pixel is its row, its second its class."""
-    rng = np.random.default_rng(0)
-    for folder in ("mnist", "svhn"):
-        (tmp_path / folder).mkdir()
-    for prefix, part, sizes in (("train", "train", (200, 170)), ("t10k", "test", (60, 80))):
-        labels = [np.concatenate([np.arange(10), rng.integers(10, size=n - 10)]) for n in sizes]
-        images = np.zeros((sizes[0], 28, 28), np.uint8)
-        images[:, 0, 0], images[:, 0, 1] = np.arange(sizes[0]), labels[0]
-        idx(tmp_path / "mnist" / f"{prefix}-images-idx3-ubyte.gz", images)
-        idx(tmp_path / "mnist" / f"{prefix}-labels-idx1-ubyte.gz", labels[0])
-        pictures = np.zeros((32, 32, 3, sizes[1]), np.uint8)
-        pictures[0, 0, 2], pictures[0, 1, 2] = np.arange(sizes[1]), labels[1]
-        held = {"X": pictures, "y": np.where(labels[1] == 0, 10, labels[1])[:, None].astype(np.uint8)}
-        scipy.io.savemat(tmp_path / "svhn" / f"{part}_32x32.mat", held)
-    return tmp_path
+def root(mnist_svhn_files: Path) -> Path:
+    return mnist_svhn_files
 
 
 def load(root: Path, split: str = "train", **options: Any) -> data.MultimodalDataset:
@@ -86,6 +66,46 @@ def test_the_pairing_is_kept(root: Path, tmp_path: Path) -> None:
         load(root, pairing=path, dm=2)
 
 
+def test_a_damaged_pairing_is_named(root: Path, tmp_path: Path) -> None:
+    path = tmp_path / "pairing.npz"
+    load(root, pairing=path)
+    whole = path.read_bytes()
+    with np.load(path) as file:
+        held = dict(file)
+    for end in (0, 7, 100, len(whole) // 2, len(whole) - 10):
+        path.write_bytes(whole[:end])
+        with pytest.raises(ValueError, match=r"pairing.npz: expected an npz archive of plain arrays, got"):
+            load(root, pairing=path)
+    classes = load(root).labels
+    assert classes is not None
+    apart = held["rows"].copy()
+    apart[3, 1] = held["rows"][int((classes != classes[3]).nonzero()[0]), 1]
+    beyond = held["rows"].copy()
+    beyond[5, 1] = 170
+    for rows, message in (
+        (beyond, r"pairing.npz, row 5: expected pictures below \[200, 170\], got \[\d+, 170\]"),
+        (-beyond, r"pairing.npz, row \d: expected pictures below"),
+        (apart, r"pairing.npz, row 3: expected two pictures of one digit, got"),
+        (held["rows"].astype(np.int32), r"expected rows int64 \[N, 2\], got int32"),
+        (held["rows"][:, 0], r"expected rows int64 \[N, 2\], got int64 \[\d+\]"),
+    ):
+        np.savez(path, **held | {"rows": rows})
+        with pytest.raises(ValueError, match=message):
+            load(root, pairing=path)
+    del held["rows"]
+    np.savez(path, **held)
+    with pytest.raises(ValueError, match=r"expected rows int64 \[N, 2\], got none"):
+        load(root, pairing=path)
+
+
+def test_labels_out_of_range_are_named(root: Path, write_idx: Callable[[Path, np.ndarray], None]) -> None:
+    labels = np.arange(200) % 10
+    labels[17] = 10
+    write_idx(root / "mnist" / "train-labels-idx1-ubyte.gz", labels)
+    with pytest.raises(ValueError, match=r"train-labels-idx1-ubyte.gz: expected labels 0 to 9, got 10 in row 17"):
+        load(root)
+
+
 def test_pair_keeps_to_the_smaller_side() -> None:
     first, second = np.repeat(np.arange(10), 5), np.repeat(np.arange(10), 3)
     rows = pair(first, second, dm=2, most=100, generator=np.random.default_rng(0))
@@ -103,12 +123,11 @@ def test_refusals(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             load(root, **options)
     mat = root / "svhn" / "train_32x32.mat"
     whole = mat.read_bytes()
-    for content, message in (
-        (whole[: len(whole) // 2], "train_32x32.mat: expected a MATLAB file of SVHN's cropped digits, got"),
-        (b"", "train_32x32.mat: expected a MATLAB file of SVHN's cropped digits, got"),
-    ):
+    for content in (b"", whole[: len(whole) // 2]):
         mat.write_bytes(content)
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(
+            ValueError, match=r"train_32x32.mat: expected a MATLAB 5 file, got another or a damaged one"
+        ):
             load(root)
     for held, message in (
         ({"X": np.zeros((32, 32, 3, 2), np.uint8)}, "expected arrays X and y, got .'X'."),
@@ -118,6 +137,9 @@ def test_refusals(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         ),
         ({"X": np.zeros((32, 32, 3, 2), np.uint8), "y": np.ones(3)}, "got 2 pictures and 3 labels"),
         ({"X": np.zeros((32, 32, 3, 2), np.uint8), "y": np.array([1, 11])}, "expected labels 1 to 10, got 11 in row 1"),
+        ({"X": np.zeros((32, 32, 3, 2), np.uint8), "y": np.array([1, np.nan])}, "1 to 10, got nan in row 1"),
+        ({"X": np.zeros((32, 32, 3, 2), np.uint8), "y": np.array([1, 2.5])}, r"1 to 10, got 2.5 in row 1"),
+        ({"X": np.zeros((32, 32, 3, 2)), "y": np.ones(2)}, r"expected X uint8 \[32, 32, 3, N\], got float64"),
     ):
         scipy.io.savemat(mat, held)
         with pytest.raises(ValueError, match=message):

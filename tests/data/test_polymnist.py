@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from mmebm.data import load
-from mmebm.data.polymnist import read_idx
+from mmebm.data.mnist import read_idx
 
 ROWS = {"train": 40, "t10k": 20}
 
