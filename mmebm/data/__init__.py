@@ -11,6 +11,7 @@ from mmebm.data.dataset import MultimodalDataset
 from mmebm.data.digits import digits
 from mmebm.data.mfeat import mfeat
 from mmebm.data.mnist_svhn import mnist_svhn
+from mmebm.data.mnist_svhn_text import mnist_svhn_text
 from mmebm.data.mnist_textured import mnist_textured
 from mmebm.data.polymnist import polymnist
 
@@ -23,6 +24,7 @@ __all__ = [
     "load",
     "mfeat",
     "mnist_svhn",
+    "mnist_svhn_text",
     "mnist_textured",
     "polymnist",
 ]
@@ -33,6 +35,7 @@ DATASETS: dict[str, Callable[..., MultimodalDataset]] = {
     "mfeat": mfeat,
     "cub": cub,
     "mnist_svhn": mnist_svhn,
+    "mnist_svhn_text": mnist_svhn_text,
     "mnist_textured": mnist_textured,
     "arrays": arrays,
 }
@@ -42,8 +45,8 @@ def load(name: str, split: str, **options: Any) -> MultimodalDataset:
     """The split ("train", "validation" or "test") of a dataset.
 
     Args:
-        name: "digits" (nothing to download), "polymnist", "mnist_svhn", "mnist_textured", "cub" and "mfeat" (from
-            files under MMEBM_DATA_DIR), or "arrays" (your own, under the option `path`).
+        name: "digits" (nothing to download), "polymnist", "mnist_svhn", "mnist_svhn_text", "mnist_textured", "cub" and
+            "mfeat" (from files under `data_dir`, by default MMEBM_DATA_DIR), or "arrays" (your own, under `path`).
         split: which part.
         options: given to the dataset; all know `size` (number of rows) and `seed`.
 

@@ -42,7 +42,7 @@ def encode(words: Sequence[str], codes: dict[str, int], length: int) -> list[int
 
 
 def sentence(codes: Tensor | Sequence[int], words: Sequence[str]) -> str:
-    """The text that codes stand for, up to <eos>.
+    """The text that codes stand for, up to <eos>; a vocabulary of single characters has no spaces between them.
 
     Args:
         codes: integers [L], or scores [L, V] (one-hot rows, probabilities), whose largest is taken.
@@ -67,4 +67,6 @@ def sentence(codes: Tensor | Sequence[int], words: Sequence[str]) -> str:
             break
         if words[code] != SPECIALS[PAD]:
             found.append(words[code])
+    if all(len(word) == 1 for word in words):
+        return "".join(found)
     return _CLOSING.sub("", " ".join(found))
