@@ -130,7 +130,7 @@ class Classifiers:
             )
         if images.dtype != torch.uint8 and not images.is_floating_point():
             raise TypeError(f"images of {name!r}: expected uint8 or floats, got {images.dtype}")
-        if not bool(torch.isfinite(images).all()):
+        if images.is_floating_point() and not all(map(torch.isfinite, torch.aminmax(images))):
             raise ValueError(f"images of {name!r}: expected finite values, got NaN or infinity")
         return network, (_unit(part) for part in images.detach().split(CHUNK))
 

@@ -35,7 +35,8 @@ class Pair:
     """One target given some modalities, over `n` rows that have them (and the target, for the errors).
 
     `micro` and `macro` are fractions of rows of the right class, None without a classifier or labels; `rmse` the root
-    mean square error of the likelihood's mean, `log_likelihood` the mean of log p(x | z) over one draw, in nats.
+    mean square error of the likelihood's mean, `log_likelihood` the mean of log p(x | z) over one draw, in nats; None
+    where no errors were asked for.
     """
 
     given: tuple[str, ...]
@@ -43,8 +44,8 @@ class Pair:
     n: int
     micro: float | None
     macro: float | None
-    rmse: float
-    log_likelihood: float
+    rmse: float | None
+    log_likelihood: float | None
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,8 @@ class CrossResult:
         """Number of given modalities -> target -> mean over subsets of rmse and log_likelihood."""
         found: dict[int, dict[str, list[Pair]]] = {}
         for pair in self.others():
+            if pair.rmse is None:
+                continue
             found.setdefault(len(pair.given), {}).setdefault(pair.target, []).append(pair)
         return {
             size: {
@@ -110,16 +113,17 @@ def cross_by_subset(
     *,
     rows: int | None = None,
     seed: int = 0,
+    errors: bool = True,
 ) -> CrossResult:
     """Every target from every subset of the other modalities, on the first `rows` rows (default: all).
 
-    Without classifiers, or for modalities they do not judge, coherence is left out.
+    Without classifiers, or for modalities they do not judge, coherence is left out; `errors` are a fifth of the time.
     """
     count = len(data) if rows is None else min(rows, len(data))
     subsets = list(range(1, (1 << len(model.modalities)) - 1))
     if not subsets:
         raise ValueError(f"model: expected two modalities or more, got {model.modalities}")
-    tally = _Tally(model, data, classifiers, subsets, count)
+    tally = _Tally(model, data, classifiers, subsets, count, errors)
     for batch in _batches(model, data, subsets, count, seed):
         tally.add(batch)
     return tally.result(seed)
@@ -144,7 +148,8 @@ def _batches(
         for m, (target, chosen) in enumerate(outside.items()):
             of = draws.of[chosen]
             needed, of = torch.unique(of, return_inverse=True)
-            from_z = u[target].unflatten(0, draws.z.shape[:2])[needed]
+            from_z = u[target].unflatten(0, draws.z.shape[:2])
+            from_z = from_z if len(needed) == len(from_z) else from_z[needed]
             decoded = model.decoder_output(target, from_z.flatten(0, 1)).unflatten(0, from_z.shape[:2])
             yield _Batch(target, chosen, decoded, of, complete[chosen], inputs, present[m], rows)
 
@@ -159,8 +164,9 @@ class _Tally:
         classifiers: Classifiers | None,
         subsets: list[int],
         rows: int,
+        errors: bool,
     ) -> None:
-        self.model, self.subsets = model, subsets
+        self.model, self.subsets, self.errors = model, subsets, errors
         self.labels = None if classifiers is None or data.labels is None else data.labels[:rows]
         self.classifiers = classifiers
         shape = (len(subsets), len(model.modalities))
@@ -184,12 +190,13 @@ class _Tally:
         at = torch.tensor(batch.subsets, device=batch.of.device)
         likelihood, x = self.model.likelihoods[batch.target], batch.inputs[batch.target]
         made = likelihood.mean(batch.decoded)
-        both = batch.present & batch.seen
-        square = (made - x).square().flatten(2).mean(-1).gather(0, batch.of)
-        log_p = likelihood.log_prob(x, batch.decoded).gather(0, batch.of)
-        self.square[at, t] += torch.where(both, square, 0.0).sum(1).double()
-        self.log_p[at, t] += torch.where(both, log_p, 0.0).sum(1).double()
-        self.compared[at, t] += both.sum(1)
+        if self.errors:
+            both = batch.present & batch.seen
+            square = (made - x).square().flatten(2).mean(-1).gather(0, batch.of)
+            log_p = likelihood.log_prob(x, batch.decoded).gather(0, batch.of)
+            self.square[at, t] += torch.where(both, square, 0.0).sum(1).double()
+            self.log_p[at, t] += torch.where(both, log_p, 0.0).sum(1).double()
+            self.compared[at, t] += both.sum(1)
         if not self.judged(batch.target):
             return
         assert self.labels is not None and self.classifiers is not None
@@ -222,8 +229,8 @@ class _Tally:
                         n=max(n, int(asked.sum())),
                         micro=float(right.sum() / asked.sum()) if judged else None,
                         macro=float((right / asked)[asked > 0].mean()) if judged else None,
-                        rmse=float((self.square[i, t] / max(1, n)).sqrt()),
-                        log_likelihood=float(self.log_p[i, t] / max(1, n)),
+                        rmse=float((self.square[i, t] / max(1, n)).sqrt()) if self.errors else None,
+                        log_likelihood=float(self.log_p[i, t] / max(1, n)) if self.errors else None,
                     )
                 )
         return CrossResult(pairs, self._sizes(pairs, seed), self.row_right.shape[1])

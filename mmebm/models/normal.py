@@ -56,7 +56,7 @@ class NormalVAE(MultimodalVAE):
 
     def energy(self, z: Tensor) -> Tensor:
         """E(z) of the energy prior, its parameters held fixed, or zeros: [.., d] -> [..]."""
-        return self.log_prior(z, 0.0)[1]
+        return self.log_prior(z, 0.0)[1] if isinstance(self.prior, EnergyPrior) else z.new_zeros(z.shape[:-1])
 
     def likelihood(self, log_x: Mapping[str, Tensor]) -> Tensor:
         """sum_m lambda_m log p(x_m|z) of equally shaped terms."""

@@ -51,7 +51,8 @@ class Trainer:
         self.model, self.config = model.train(), config
         train = config.train
         self.parameters = model.model_parameters()
-        self.optimiser = torch.optim.Adam(self.parameters, lr=train.learning_rate, amsgrad=train.amsgrad)
+        # Fused: one pass over a network's weights, a tenth to a third of a step on a CPU.
+        self.optimiser = torch.optim.Adam(self.parameters, lr=train.learning_rate, amsgrad=train.amsgrad, fused=True)
         self.stream = Stream(config.seed, device=device)
         self.energy: EnergyUpdate | None = None
         if isinstance(model.prior, EnergyPrior):
