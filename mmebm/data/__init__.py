@@ -14,6 +14,7 @@ from mmebm.data.mnist_svhn import mnist_svhn
 from mmebm.data.mnist_svhn_text import mnist_svhn_text
 from mmebm.data.mnist_textured import mnist_textured
 from mmebm.data.polymnist import polymnist
+from mmebm.data.torch_dataset import from_dataset
 
 __all__ = [
     "DATASETS",
@@ -21,6 +22,7 @@ __all__ = [
     "arrays",
     "cub",
     "digits",
+    "from_dataset",
     "load",
     "mfeat",
     "mnist_svhn",

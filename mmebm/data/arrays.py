@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import zipfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,21 +13,29 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mmebm.data.dataset import MultimodalDataset
+from mmebm.data.files import read_lines, read_npy, read_npz
 from mmebm.data.recipe import check_options
 
 __all__ = ["arrays"]
 
 LABELS = "labels"
+MASK = "_mask"
+WORDS = "_words.txt"
 _KINDS = ("a folder of .npy files", "an .npz file", "a .safetensors file")
 
 
 def arrays(
     split: str, *, path: str | os.PathLike[str], size: int | None = None, seed: int = 0, name: str = "arrays"
 ) -> MultimodalDataset:
-    """The rows of a split of your own data; the array called `labels`, if there is one, holds classes.
+    """The rows of a split of your own data.
 
     `path` may have {split} in it, which is replaced: data/{split}.npz. A folder, or a file, has one array for each
-    modality, all with N rows: uint8 images [N, C, H, W], or floating-point [N, ...], taken as float32.
+    modality, all with N rows: uint8 images [N, C, H, W], or floating-point [N, ...], taken as float32. Beside them:
+
+    - `labels`: integers >= 0 [N], the rows' classes;
+    - `<name>_mask`, for a modality `<name>`: bool [N], False where the row lacks it. What stands there is ignored;
+    - a text file `<name>_words.txt`, in the folder or beside the file, with a word a line: the modality `<name>` holds
+      integer codes [N, ...] of these words, 0 for the first line.
 
     Args:
         split: put into the path; the same rows come for every split where the path has no {split}.
@@ -40,38 +47,85 @@ def arrays(
     Raises:
         FileNotFoundError: nothing at the path.
         TypeError: an array of another dtype, named.
-        ValueError: a damaged file, unequal numbers of rows (each is named), values that are not finite, labels that
-            are no classes; pickled arrays are refused.
+        ValueError: a damaged file, unequal numbers of rows (each is named), values that are not finite, codes without a
+            word, labels that are no classes, masks of no modality; pickled arrays are refused.
     """
     check_options(split, size, seed)
     source = Path(str(path).replace("{split}", split))
     found = _read(source)
-    labels = found.pop(LABELS, None)
-    counts = {key: len(value) for key, value in (*found.items(), *(() if labels is None else ((LABELS, labels),)))}
+    counts = {key: len(value) if value.dim() else 0 for key, value in found.items()}
+    if scalars := [key for key, value in found.items() if not value.dim()]:
+        raise ValueError(f"{source}: {scalars[0]!r}: expected rows [N, ...], got a scalar")
     if len(set(counts.values())) > 1:
         raise ValueError(f"{source}: expected equal numbers of rows, got {counts}")
-    modalities = {key: _modality(source, key, value) for key, value in sorted(found.items())}
-    if labels is not None:
-        if labels.is_floating_point() or labels.dtype == torch.bool or labels.dim() != 1 or bool((labels < 0).any()):
-            raise ValueError(
-                f"{source}: expected {LABELS} [N] of integers >= 0, got {labels.dtype} {list(labels.shape)}"
-            )
-        labels = labels.to(torch.int64)
     if size is not None:
         rows = next(iter(counts.values()), 0)
         if size > rows:
             raise ValueError(f"size: expected at most the {rows} rows in {source}, got {size}")
         chosen = torch.randperm(rows, generator=torch.Generator().manual_seed(seed))[:size]
+    labels = found.pop(LABELS, None)
+    labels = None if labels is None else _labels(source, labels)
+    masks = _masks(source, found)
+    words = _words(source, found)
+    modalities = {key: _modality(source, key, value, key in words) for key, value in sorted(found.items())}
+    if size is not None:
         modalities = {key: value[chosen] for key, value in modalities.items()}
+        masks = {key: mask[chosen] for key, mask in masks.items()}
         labels = None if labels is None else labels[chosen]
-    return MultimodalDataset(modalities, labels, name, split)
+    try:
+        return MultimodalDataset(modalities, labels, name, split, masks=masks or None, vocabularies=words)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{source}: {error}") from error
 
 
-def _modality(source: Path, key: str, value: Tensor) -> Tensor:
+def _labels(source: Path, labels: Tensor) -> Tensor:
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool or labels.dim() != 1:
+        raise ValueError(f"{source}: expected {LABELS} [N] of integers >= 0, got {labels.dtype} {list(labels.shape)}")
+    labels = labels.to(torch.int64)
+    if len(wrong := (labels < 0).nonzero()):
+        row = int(wrong[0])
+        raise ValueError(f"{source}: expected {LABELS} [N] of integers >= 0, got {int(labels[row])} in row {row}")
+    return labels
+
+
+def _masks(source: Path, found: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Takes the masks out of the arrays."""
+    masks = {}
+    for key in sorted(found):
+        modality = key.removesuffix(MASK)
+        if key.endswith(MASK) and modality in found:
+            if found[key].dtype != torch.bool or found[key].dim() != 1:
+                got = f"{found[key].dtype} {list(found[key].shape)}"
+                raise TypeError(f"{source}: {key!r}: expected a mask, bool [N], of {modality!r}, got {got}")
+            masks[modality] = found[key]
+        elif found[key].dtype == torch.bool:
+            raise TypeError(f"{source}: {key!r}: expected a mask to be called after a modality, <name>{MASK}, got bool")
+    for modality in masks:
+        del found[modality + MASK]
+    return masks
+
+
+def _words(source: Path, found: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    folder = source if source.is_dir() else source.parent
+    words = {}
+    for key in found:
+        if (file := folder / f"{key}{WORDS}").is_file():
+            words[key] = read_lines(file)
+            if not words[key]:
+                raise ValueError(f"{file}: expected a word a line, got an empty file")
+    return words
+
+
+def _modality(source: Path, key: str, value: Tensor, coded: bool) -> Tensor:
+    if coded:
+        return value
     if value.is_floating_point():
         return value.to(torch.float32)
     if value.dtype != torch.uint8:
-        raise TypeError(f"{source}: {key!r}: expected uint8 images or floating-point values, got {value.dtype}")
+        raise TypeError(
+            f"{source}: {key!r}: expected uint8 images or floating-point values, got {value.dtype}; integer codes need "
+            f"their words in {key}{WORDS}"
+        )
     return value
 
 
@@ -80,7 +134,7 @@ def _read(source: Path) -> dict[str, Tensor]:
         files = sorted(source.glob("*.npy"))
         if not files:
             raise FileNotFoundError(f"path: expected .npy files in {source}, got none")
-        return {file.stem: _tensor(file, _loaded(file)) for file in files}
+        return {file.stem: _tensor(file, read_npy(file)) for file in files}
     if not source.is_file():
         raise FileNotFoundError(f"path: expected {', '.join(_KINDS)}, got {source}, which is not there")
     if source.suffix == ".safetensors":
@@ -89,25 +143,12 @@ def _read(source: Path) -> dict[str, Tensor]:
         except SafetensorError as error:
             raise ValueError(f"{source}: expected a safetensors file, got a damaged one ({error})") from error
     if source.suffix == ".npz":
-        loaded = _loaded(source)
-        try:
-            with loaded:
-                return {key: _tensor(source, loaded[key]) for key in loaded.files}
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{source}: expected plain arrays, got {error}") from error
+        return {key: _tensor(source, array) for key, array in read_npz(source).items()}
     raise ValueError(f"path: expected {', '.join(_KINDS)}, got {source}")
-
-
-def _loaded(file: Path) -> Any:
-    """An array, or the archive of a .npz file."""
-    try:
-        return np.load(file, allow_pickle=False)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{file}: expected plain arrays, got {error}") from error
 
 
 def _tensor(source: Path, array: np.ndarray) -> Tensor:
     try:
-        return torch.from_numpy(np.ascontiguousarray(array))
-    except TypeError as error:
+        return torch.from_numpy(np.array(array, order="C"))
+    except (TypeError, ValueError) as error:
         raise TypeError(f"{source}: expected numbers that torch knows, got {array.dtype}") from error

@@ -83,7 +83,10 @@ def test_a_part_is_drawn_by_its_seed_and_keeps_rows_together(tmp_path: Path) -> 
 @pytest.mark.parametrize(("change", "message"), [
     ({"sound": np.zeros((29, 7))}, "expected equal numbers of rows, got .*'sound': 29"),
     ({"labels": np.zeros(29, np.int64)}, "expected equal numbers of rows, got .*'labels': 29"),
-    ({"labels": np.full(30, -1)}, "labels .* of integers >= 0"),
+    ({"labels": np.where(np.arange(30) == 4, -1, 3)}, r"rows.*: expected labels \[N\] .* >= 0, got -1 in row 4"),
+    ({"labels": np.zeros((30, 1), np.int64)}, r"labels .* of integers >= 0, got torch.int64 \[30, 1\]"),
+    ({"sound": np.array(1.0)}, "'sound': expected rows .*got a scalar"),
+    ({"sound_mask": np.ones(29, bool)}, "expected equal numbers of rows, got .*'sound_mask': 29"),
     ({"labels": np.zeros(30)}, "labels .* of integers >= 0, got torch.float64"),
     ({"sound": np.full((30, 7), np.nan)}, "'sound' of 'arrays': expected finite values, got NaN or infinity in 30"),
     ({"image": np.zeros((30, 4, 5), np.uint8)}, r"expected uint8 images \[N, C, H, W\]"),
@@ -92,6 +95,73 @@ def test_a_part_is_drawn_by_its_seed_and_keeps_rows_together(tmp_path: Path) -> 
 def test_bad_values(write: Callable[[Path, Arrays], Path], change: Arrays, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         load("arrays", "train", path=write(tmp_path, made() | change))
+
+
+@each_form
+def test_masks(write: Callable[[Path, Arrays], Path], tmp_path: Path) -> None:
+    arrays = made()
+    arrays["sound"][3] = np.nan
+    arrays |= {"sound_mask": np.arange(30) != 3, "labels": np.arange(30, dtype=np.uint16)}
+    path = write(tmp_path, arrays)
+    data = load("arrays", "train", path=path)
+    assert data.shapes == {"image": (3, 4, 5), "sound": (7,)}
+    observed = data.observed(torch.arange(30))
+    assert observed is not None and observed["image"].all() and (~observed["sound"]).nonzero().tolist() == [[3]]
+    part = load("arrays", "train", path=path, size=25, seed=2)
+    assert part.masks is not None and part.labels is not None
+    assert torch.equal(part.masks["sound"], part.labels != 3)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"sound_mask": np.ones(30)}, r"'sound_mask': expected a mask, bool \[N\], of 'sound', got torch.float64"),
+    ({"sound_mask": np.ones((30, 2), bool)}, r"'sound_mask': expected a mask, .*got torch.bool \[30, 2\]"),
+    ({"smell_mask": np.ones(30, bool)}, "'smell_mask': expected a mask to be called after a modality, <name>_mask"),
+    ({"seen": np.ones(30, bool)}, "'seen': expected a mask to be called after a modality, <name>_mask, got bool"),
+])  # fmt: skip
+@each_form
+def test_bad_masks(write: Callable[[Path, Arrays], Path], change: Arrays, message: str, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=message):
+        load("arrays", "train", path=write(tmp_path, made() | change))
+
+
+@each_form
+def test_codes_and_their_words(write: Callable[[Path, Arrays], Path], tmp_path: Path) -> None:
+    codes = np.arange(60).reshape(30, 2) % 3
+    path = write(tmp_path, made() | {"text": codes})
+    words = (path if path.is_dir() else path.parent) / "text_words.txt"
+    words.write_text("a\nb\nc\n")
+    data = load("arrays", "train", path=path)
+    assert data.vocabularies == {"text": ["a", "b", "c"]} and data.shapes["text"] == (2, 3)
+    assert torch.equal(data.modalities["text"], torch.from_numpy(codes))
+    words.write_text("a\nb\n")
+    with pytest.raises(ValueError, match=r"rows.*'text' of 'arrays': expected codes in \[0, 2\), got 2 in row 1"):
+        load("arrays", "train", path=path)
+    words.write_text("")
+    with pytest.raises(ValueError, match=r"text_words.txt: expected a word a line, got an empty file"):
+        load("arrays", "train", path=path)
+    words.unlink()
+    with pytest.raises(TypeError, match=r"'text': expected uint8 .*, got torch.int64; .* words in text_words.txt"):
+        load("arrays", "train", path=path)
+
+
+@pytest.mark.parametrize("write", [as_npz, as_safetensors], ids=["npz", "safetensors"])
+def test_damaged_bytes_are_named(write: Callable[[Path, Arrays], Path], tmp_path: Path) -> None:
+    """Wrong bytes among the values of a .safetensors file can not be seen: it has no checksum."""
+    path = write(tmp_path, made(4))
+    raw = path.read_bytes()
+    rng = np.random.default_rng(0)
+    refused = 0
+    for trial in range(200):
+        damaged = bytearray(raw[: int(rng.integers(len(raw)))] if trial % 4 == 0 else raw)
+        if trial % 4:
+            damaged[int(rng.integers(len(raw)))] ^= int(rng.integers(1, 256))
+        path.write_bytes(damaged)
+        try:
+            load("arrays", "train", path=path)
+        except (ValueError, TypeError) as error:
+            refused += 1
+            assert path.name in str(error)
+    assert refused > 50
 
 
 @each_form
@@ -113,5 +183,5 @@ def test_bad_files_and_options(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=f"{path.name}: expected"):
             load("arrays", "train", path=path)
     np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
-    with pytest.raises(ValueError, match=r"objects.npy: expected plain arrays"):
+    with pytest.raises(ValueError, match=r"objects.npy: expected a plain array"):
         load("arrays", "train", path=tmp_path)
