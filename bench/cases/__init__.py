@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 from bench.case import Case, Family
-from bench.cases import draws, energy, experts, langevin, models, peers, sampler, training
+from bench.cases import coherence, draws, energy, experts, langevin, models, peers, sampler, training
 
 FAMILIES: tuple[Family, ...] = (
     *draws.FAMILIES,
@@ -17,6 +17,7 @@ FAMILIES: tuple[Family, ...] = (
     *sampler.FAMILIES,
     *training.FAMILIES,
     *models.FAMILIES,
+    *coherence.FAMILIES,
 )
 
 
