@@ -24,7 +24,7 @@ from torch import Tensor
 from mmebm.data import MultimodalDataset
 from mmebm.kernels import checks
 from mmebm.models import MMVAEPlus, MultimodalVAE
-from mmebm.models.base import Masks
+from mmebm.models.masks import Masks
 from mmebm.priors import EnergyPrior, log_density
 from mmebm.sampling import LogPartition
 from mmebm.sampling.streams import Stream

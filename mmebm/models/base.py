@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from mmebm.kernels import checks
 from mmebm.likelihoods import LIKELIHOODS, Likelihood
-from mmebm.networks import decoded, make_decoder, make_encoder, moments
-from mmebm.posteriors import Diagonal, MixtureOfExperts, scale_from
+from mmebm.networks import decoded, make_decoder, make_encoder
+from mmebm.posteriors import Diagonal, MixtureOfExperts
 from mmebm.priors import EnergyPrior, Prior
 from mmebm.sampling.streams import Stream, choose, rng_state
 
 from .estimators import ESTIMATORS
+from .masks import Masks, encoded, mean_over, ranked
 
 
 class SubsetDraws(NamedTuple):
@@ -24,10 +25,6 @@ class SubsetDraws(NamedTuple):
 
     z: Tensor
     of: Tensor
-
-
-# Modality -> which rows have it, bool [B].
-Masks = Mapping[str, Tensor] | None
 
 
 @dataclass(frozen=True)
@@ -199,32 +196,9 @@ class MultimodalVAE(nn.Module):
         And who has them, bool [C, B], or None where all rows have all: experts of what is missing are standard.
         """
         names = [m for m in self.modalities if m in inputs]
-        if masks is None:
-            outputs = [moments(encoders[m](inputs[m])) for m in names]
-            loc, raw = (torch.stack(each) for each in zip(*outputs, strict=True))
-            return Diagonal(loc, scale_from(self.posterior_law, raw), self.posterior_law), None
-        present = self.presence(inputs, masks)
-        rows = present.shape[1]
-        locs, scales = [], []
-        for m, seen in zip(names, present, strict=True):
-            at = seen.nonzero().flatten()
-            if not len(at):
-                locs.append(None)
-                continue
-            loc, raw = moments(encoders[m](inputs[m] if len(at) == rows else inputs[m][at]))
-            scale = scale_from(self.posterior_law, raw)
-            if len(at) < rows:
-                shape = (rows, loc.shape[-1])
-                loc, scale = loc.new_zeros(shape).index_copy(0, at, loc), loc.new_ones(shape).index_copy(0, at, scale)
-            locs.append(loc)
-            scales.append(scale)
-        found = next((x for x in locs if x is not None), None)
-        if found is None:
-            raise ValueError("masks: expected at least one row that has a modality, got none")
-        scales_of = iter(scales)
-        loc = torch.stack([torch.zeros_like(found) if x is None else x for x in locs])
-        scale = torch.stack([torch.ones_like(found) if x is None else next(scales_of) for x in locs])
-        return Diagonal(loc, scale, self.posterior_law), present
+        present = None if masks is None else self.presence(inputs, masks)
+        chosen = [encoders[m] for m in names], [inputs[m] for m in names]
+        return encoded(*chosen, present, self.posterior_law), present
 
     def posterior(self, inputs: Mapping[str, Tensor], masks: Masks = None) -> MixtureOfExperts:
         """q(z|X), one expert for each modality in `inputs`, in the model's order."""
@@ -272,12 +246,11 @@ class MultimodalVAE(nn.Module):
         mixture = (self.posterior if cond_mod is None else self.conditional)(given, masks)
         stream = Stream(seed, device=mixture.experts.loc.device, first_chain=first_row)
         z = mixture.experts.loc if mean else mixture.rsample(1, stream)[0]  # [C, B, d]
-        count = len(z) if mixture.present is None else mixture.present.sum(0)
-        if isinstance(count, int):
-            component = choose(stream.take(1), rows, count)
+        if mixture.present is None:
+            component = choose(stream.take(1), rows, len(z))
         else:
             unit = choose(stream.take(1), rows, 1 << 24).double() / (1 << 24)
-            component = ranked(mixture.present, (unit * count).long())
+            component = ranked(mixture.present, (unit * mixture.present.sum(0)).long())
         z = z[component, torch.arange(rows, device=z.device)]
         if nobody is None or not bool(nobody.any()):
             return z
@@ -413,16 +386,3 @@ class MultimodalVAE(nn.Module):
             if m not in inputs and bool(mask.any()):
                 raise ValueError(f"masks[{m!r}]: expected the modality among the inputs, they have {', '.join(inputs)}")
         return count
-
-
-def mean_over(value: Tensor, where: Tensor | None) -> Tensor:
-    """The mean of a tensor, or of what `where` (bool, broadcast to its last dimensions) picks of it; 0 of nothing."""
-    if where is None or value.dim() < where.dim():
-        return value.mean()
-    chosen = where.expand(value.shape)
-    return torch.where(chosen, value, 0.0).sum() / chosen.sum().clamp_min(1)
-
-
-def ranked(present: Tensor, rank: Tensor) -> Tensor:
-    """In each column of bool [C, B] the row of its `rank`-th True (from 0): int64 [B]."""
-    return (present.cumsum(0) > rank).to(torch.uint8).argmax(0)

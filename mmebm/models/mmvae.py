@@ -12,8 +12,9 @@ from torch import Tensor
 
 from mmebm.sampling.streams import Stream
 
-from .base import Masks, MultimodalVAE, Objective
+from .base import MultimodalVAE, Objective
 from .estimators import estimate
+from .masks import Masks
 
 
 class MMVAE(MultimodalVAE):

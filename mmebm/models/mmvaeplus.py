@@ -23,8 +23,9 @@ from mmebm.posteriors import Diagonal, scale_from
 from mmebm.priors import EnergyPrior, Prior, log_density
 from mmebm.sampling.streams import Stream
 
-from .base import Masks, MultimodalVAE, Objective, mean_over
+from .base import MultimodalVAE, Objective
 from .estimators import estimate
+from .masks import Masks, mean_over
 
 
 class MMVAEPlus(MultimodalVAE):

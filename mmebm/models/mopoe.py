@@ -24,7 +24,8 @@ from mmebm.posteriors import MixtureOfExperts, bitmask
 from mmebm.priors import EnergyPrior, Prior
 from mmebm.sampling.streams import Stream
 
-from .base import Masks, Objective, SubsetDraws
+from .base import Objective, SubsetDraws
+from .masks import Masks
 from .normal import CHOICES, PRIOR_EXPERTS, NormalVAE, checked, joined, mixture
 
 

@@ -20,7 +20,8 @@ from mmebm.posteriors import MixtureOfExperts
 from mmebm.priors import EnergyPrior, Prior
 from mmebm.sampling.streams import Stream
 
-from .base import Masks, Objective, SubsetDraws, mean_over
+from .base import Objective, SubsetDraws
+from .masks import Masks, mean_over
 from .normal import NormalVAE, joined, kl_normal
 
 

@@ -14,7 +14,8 @@ from mmebm.posteriors import Diagonal, MixtureOfExperts, bitmask
 from mmebm.priors import EnergyPrior, Prior
 from mmebm.sampling.streams import Stream, choose
 
-from .base import Masks, MultimodalVAE, SubsetDraws, ranked
+from .base import MultimodalVAE, SubsetDraws
+from .masks import Masks, ranked
 
 PRIOR_EXPERTS = ("never", "full", "always")
 CHOICES = ("slices", "categorical")

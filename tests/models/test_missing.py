@@ -12,7 +12,7 @@ from mmebm import likelihoods
 from mmebm.energy import EnergyMLP
 from mmebm.kernels import ops
 from mmebm.models import MODELS, MultimodalVAE
-from mmebm.models.base import ranked
+from mmebm.models.masks import ranked
 from mmebm.posteriors import bitmask
 from mmebm.priors import EnergyPrior
 from mmebm.sampling import Stream
