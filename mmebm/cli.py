@@ -98,6 +98,9 @@ def show_evaluation(name: str, result: dict[str, Any]) -> None:
     console.print(sizes_table(f"{name}, by number of observed modalities ({n} rows)", result))
     if result["probe"]:
         say(f"linear probe on z: {result['probe']['test']:.3f}")
+    for name, distances in result.get("fid", {}).get("joint", {}).items():
+        mean = sum(distances.values()) / len(distances)
+        say(f"FID of draws from {name}: {mean:.2f} ({result['fid']['samples']} samples)")
     if "likelihood" in result:
         found = result["likelihood"]["joint"]
         shift = "" if found["log_z"] is None else f", log Z = {found['log_z']:.3f} by annealed importance sampling"
@@ -143,11 +146,14 @@ def evaluate(
     likelihood: Annotated[
         int | None, typer.Option(min=0, help="samples K of the joint log-likelihood; 0: none; default the run's")
     ] = None,
+    inception: Annotated[
+        Path | None, typer.Option(help=r"Inception's weights, for its Frechet distances (pip install 'mmebm\[fid]')")
+    ] = None,
 ) -> None:
     """Measure joint and cross coherence, class entropy, Frechet distance, probes, errors and likelihood."""
     from mmebm.evaluation.runs import evaluate_run
 
-    show_evaluation(run.resolve().name, evaluate_run(run, split, likelihood_samples=likelihood))
+    show_evaluation(run.resolve().name, evaluate_run(run, split, likelihood_samples=likelihood, weights=inception))
 
 
 @app.command()

@@ -14,9 +14,10 @@ from mmebm.models import MultimodalVAE
 from mmebm.priors import EnergyPrior
 from mmebm.sampling.streams import Stream
 
-from .classifiers import Classifiers
+from .classifiers import Classifiers, is_picture
 from .coherence import JointResult, joint_result
 from .cross import CrossResult, cross_by_subset, subset_latents
+from .fid import Features, cross_fid, joint_fid, real_features
 from .frechet import frechet_distance
 from .likelihood import joint_log_likelihood
 from .mixture import fit_mixture
@@ -74,13 +75,15 @@ def evaluate(
     probe_rows: int = 2000,
     likelihood_samples: int = 0,
     likelihood_rows: int = 500,
+    inception: Features | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Everything, as plain numbers. `held_out` is the test split, or the validation split while recipes are chosen.
 
     Every fraction of n rows comes with n and a bootstrap interval; classifier accuracies stand beside the coherences
     they bound. Coherence is of the modalities that `classifiers` judge; without them, and for cross coherence without
-    labels, what needs them is None. `likelihood_samples` K > 0 adds the joint log-likelihood of `likelihood_rows` rows.
+    labels, what needs them is None. `likelihood_samples` K > 0 adds the joint log-likelihood of `likelihood_rows` rows,
+    `inception` (of `mmebm.evaluation.fid`) its Frechet distances of pictures, joint and from each to each.
     """
     model = model.eval()
     settings = {
@@ -113,11 +116,23 @@ def evaluate(
         "probe_by_size": None,
         "objective": {"value": float(value), "label": objective_label(model)},
     }
-    if classifiers is not None and len(classifiers.networks) > 1:
-        real = {m: classifiers.features(m, _seen(held_out, m)) for m in classifiers.networks}
+    judged = classifiers is not None and len(classifiers.networks) > 1
+    ways: dict[str, Sampler] = {}
+    if judged or inception is not None:
         ways = samplers(model, train, components=components, latents=latents, seed=seed)
+    if classifiers is not None and judged:
+        real = {m: classifiers.features(m, _seen(held_out, m)) for m in classifiers.networks}
         result["joint"] = {
             name: joint(model, sampler, classifiers, real, samples, seed).numbers() for name, sampler in ways.items()
+        }
+    if inception is not None:
+        pictures = [m for m, shape in model.shapes.items() if is_picture(shape)]
+        real = real_features(held_out, inception, pictures)
+        result["fid"] = {
+            "joint": {name: joint_fid(model, way(samples, seed), inception, real, seed) for name, way in ways.items()},
+            "cross": cross_fid(model, held_out, inception, real, len(rows), seed),
+            "samples": samples,
+            "real": {m: len(x) for m, x in real.items()},
         }
     if train.labels is not None and held_out.labels is not None:
         fit_z, fit_y = posterior_draws(model, train, min(latents, len(train)), seed)
@@ -139,6 +154,7 @@ PROTOCOL = {
     "joint": "a joint sample is coherent where all classifiers agree; likelihood means, clamped to [0, 1]",
     "cross": "one draw of z a row and subset, private latents from p(w), targets outside the subset; micro: of rows, "
     "macro: of classes",
+    "fid": "8-bit pictures against the split's own, Inception's pool3; its bias falls with the number of samples",
     "interval": "95%, bootstrap over rows, 1,000 resamplings",
     "probe": "logistic regression on one standardised posterior draw a row; by size: a probe for each subset",
 }

@@ -22,6 +22,7 @@ from . import figures
 from .classifiers import Classifiers, is_picture, load_or_train
 from .coherence import class_entropy, joint_coherence
 from .evaluate import evaluate
+from .fid import inception
 
 # Images a block of the grids, which keeps a figure within a page's width.
 JOINT, CROSS = 8, 4
@@ -47,11 +48,14 @@ def judges(train: MultimodalDataset, test: MultimodalDataset) -> Classifiers | N
     return load_or_train(train, test, modalities=pictures)
 
 
-def evaluate_run(path: Path | str, split: str = "test", *, likelihood_samples: int | None = None) -> dict[str, Any]:
+def evaluate_run(
+    path: Path | str, split: str = "test", *, likelihood_samples: int | None = None, weights: Path | None = None
+) -> dict[str, Any]:
     """Measures the run's model on a split and leaves the result in its evaluation.json (test) or -SPLIT.json.
 
-    `likelihood_samples` replaces the configuration's.
+    `likelihood_samples` replaces the configuration's; `weights` of Inception add its Frechet distances.
     """
+    features = None if weights is None else inception(weights)
     run = Run.open(path)
     config = load_config(run.config)
     train, held_out, test = splits(config, "train", split, "test")
@@ -68,6 +72,7 @@ def evaluate_run(path: Path | str, split: str = "test", *, likelihood_samples: i
         probe_rows=settings.probe_rows,
         likelihood_samples=settings.likelihood_samples if likelihood_samples is None else likelihood_samples,
         likelihood_rows=settings.likelihood_rows,
+        inception=features,
         seed=config.seed,
     )
     target = run.evaluation if split == "test" else run.path / f"evaluation-{split}.json"
