@@ -33,7 +33,8 @@ def arrays(
     modality, all with N rows: uint8 images [N, C, H, W], or floating-point [N, ...], taken as float32. Beside them:
 
     - `labels`: integers >= 0 [N], the rows' classes;
-    - `<name>_mask`, for a modality `<name>`: bool [N], False where the row lacks it. What stands there is ignored;
+    - `<name>_mask`, for a modality `<name>`: bool [N], or integers 0 and 1, False or 0 where the row lacks it. What
+      stands there is ignored;
     - a text file `<name>_words.txt`, in the folder or beside the file, with a word a line: the modality `<name>` holds
       integer codes [N, ...] of these words, 0 for the first line.
 
@@ -81,11 +82,12 @@ def arrays(
 def _labels(source: Path, labels: Tensor) -> Tensor:
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool or labels.dim() != 1:
         raise ValueError(f"{source}: expected {LABELS} [N] of integers >= 0, got {labels.dtype} {list(labels.shape)}")
-    labels = labels.to(torch.int64)
-    if len(wrong := (labels < 0).nonzero()):
+    whole = labels.to(torch.int64)
+    if len(wrong := (whole < 0).nonzero()):
         row = int(wrong[0])
-        raise ValueError(f"{source}: expected {LABELS} [N] of integers >= 0, got {int(labels[row])} in row {row}")
-    return labels
+        asked = "integers below 2**63" if labels.dtype == torch.uint64 else "integers >= 0"
+        raise ValueError(f"{source}: expected {LABELS} [N] of {asked}, got {labels[row].item()} in row {row}")
+    return whole
 
 
 def _masks(source: Path, found: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -94,15 +96,25 @@ def _masks(source: Path, found: dict[str, Tensor]) -> dict[str, Tensor]:
     for key in sorted(found):
         modality = key.removesuffix(MASK)
         if key.endswith(MASK) and modality in found:
-            if found[key].dtype != torch.bool or found[key].dim() != 1:
-                got = f"{found[key].dtype} {list(found[key].shape)}"
-                raise TypeError(f"{source}: {key!r}: expected a mask, bool [N], of {modality!r}, got {got}")
-            masks[modality] = found[key]
+            masks[modality] = _mask(source, key, found[key], modality)
         elif found[key].dtype == torch.bool:
             raise TypeError(f"{source}: {key!r}: expected a mask to be called after a modality, <name>{MASK}, got bool")
     for modality in masks:
         del found[modality + MASK]
     return masks
+
+
+def _mask(source: Path, key: str, mask: Tensor, modality: str) -> Tensor:
+    where = f"{source}: {key!r}: expected a mask, bool or 0 and 1 [N], of {modality!r}"
+    if mask.is_floating_point() or mask.is_complex() or mask.dim() != 1:
+        raise TypeError(f"{where}, got {mask.dtype} {list(mask.shape)}")
+    if mask.dtype == torch.bool:
+        return mask
+    whole = mask.to(torch.int64)
+    if len(wrong := ((whole != 0) & (whole != 1)).nonzero()):
+        row = int(wrong[0])
+        raise ValueError(f"{where}, got {mask[row].item()} in row {row}")
+    return whole == 1
 
 
 def _words(source: Path, found: Mapping[str, Tensor]) -> dict[str, list[str]]:

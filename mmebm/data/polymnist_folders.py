@@ -80,7 +80,12 @@ def _names(folder: Path) -> dict[str, list[str]]:
         if not first:
             first, reference = modality.name, files
         if len(files) != len(reference):
-            raise ValueError(f"{modality}: expected {len(reference)} pictures as in {first}, got {len(files)}")
+            index = min(set(files) ^ set(reference))
+            lacking = first if index in files else modality.name
+            raise ValueError(
+                f"{modality}: expected {len(reference)} pictures as in {first}, got {len(files)}; "
+                f"{lacking} has none of index {index}"
+            )
         for index in sorted(files):
             name, label = files[index]
             if index not in reference:

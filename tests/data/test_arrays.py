@@ -84,9 +84,18 @@ def test_a_part_is_drawn_by_its_seed_and_keeps_rows_together(tmp_path: Path) -> 
     ({"sound": np.zeros((29, 7))}, "expected equal numbers of rows, got .*'sound': 29"),
     ({"labels": np.zeros(29, np.int64)}, "expected equal numbers of rows, got .*'labels': 29"),
     ({"labels": np.where(np.arange(30) == 4, -1, 3)}, r"rows.*: expected labels \[N\] .* >= 0, got -1 in row 4"),
+    (
+        {"labels": np.where(np.arange(30) == 7, 2**63 + 5, 3).astype(np.uint64)},
+        r"rows.*: expected labels \[N\] of integers below 2\*\*63, got 9223372036854775813 in row 7",
+    ),
     ({"labels": np.zeros((30, 1), np.int64)}, r"labels .* of integers >= 0, got torch.int64 \[30, 1\]"),
     ({"sound": np.array(1.0)}, "'sound': expected rows .*got a scalar"),
     ({"sound_mask": np.ones(29, bool)}, "expected equal numbers of rows, got .*'sound_mask': 29"),
+    (
+        {"sound_mask": np.where(np.arange(30) == 5, 2, 1)},
+        r"rows.*: 'sound_mask': expected a mask, bool or 0 and 1 \[N\], of 'sound', got 2 in row 5",
+    ),
+    ({"sound_mask": np.full(30, -1, np.int8)}, "'sound_mask': expected a mask, .*, got -1 in row 0"),
     ({"labels": np.zeros(30)}, "labels .* of integers >= 0, got torch.float64"),
     ({"sound": np.full((30, 7), np.nan)}, "'sound' of 'arrays': expected finite values, got NaN or infinity in 30"),
     ({"image": np.zeros((30, 4, 5), np.uint8)}, r"expected uint8 images \[N, C, H, W\]"),
@@ -97,11 +106,12 @@ def test_bad_values(write: Callable[[Path, Arrays], Path], change: Arrays, messa
         load("arrays", "train", path=write(tmp_path, made() | change))
 
 
+@pytest.mark.parametrize("dtype", [np.bool_, np.uint8, np.int8, np.int64, np.uint64])
 @each_form
-def test_masks(write: Callable[[Path, Arrays], Path], tmp_path: Path) -> None:
+def test_masks(write: Callable[[Path, Arrays], Path], dtype: type, tmp_path: Path) -> None:
     arrays = made()
     arrays["sound"][3] = np.nan
-    arrays |= {"sound_mask": np.arange(30) != 3, "labels": np.arange(30, dtype=np.uint16)}
+    arrays |= {"sound_mask": (np.arange(30) != 3).astype(dtype), "labels": np.arange(30, dtype=np.uint16)}
     path = write(tmp_path, arrays)
     data = load("arrays", "train", path=path)
     assert data.shapes == {"image": (3, 4, 5), "sound": (7,)}
@@ -113,7 +123,7 @@ def test_masks(write: Callable[[Path, Arrays], Path], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    ({"sound_mask": np.ones(30)}, r"'sound_mask': expected a mask, bool \[N\], of 'sound', got torch.float64"),
+    ({"sound_mask": np.ones(30)}, r"expected a mask, bool or 0 and 1 \[N\], of 'sound', got torch.float64 \[30\]"),
     ({"sound_mask": np.ones((30, 2), bool)}, r"'sound_mask': expected a mask, .*got torch.bool \[30, 2\]"),
     ({"smell_mask": np.ones(30, bool)}, "'smell_mask': expected a mask to be called after a modality, <name>_mask"),
     ({"seen": np.ones(30, bool)}, "'seen': expected a mask to be called after a modality, <name>_mask, got bool"),
@@ -162,6 +172,15 @@ def test_damaged_bytes_are_named(write: Callable[[Path, Arrays], Path], tmp_path
             refused += 1
             assert path.name in str(error)
     assert refused > 50
+
+
+def test_a_truncated_archive_is_named(tmp_path: Path) -> None:
+    path = as_npz(tmp_path, made(4))
+    raw = path.read_bytes()
+    for end in (*range(0, len(raw), 37), len(raw) - 1):
+        path.write_bytes(raw[:end])
+        with pytest.raises(ValueError, match=r"rows\.npz: expected an npz archive of plain arrays, got"):
+            load("arrays", "train", path=path)
 
 
 @each_form

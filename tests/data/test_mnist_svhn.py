@@ -112,6 +112,35 @@ def test_pair_keeps_to_the_smaller_side() -> None:
     assert rows.shape == (10 * 3 * 2, 2) and (first[rows[:, 0]] == second[rows[:, 1]]).all()
 
 
+@pytest.mark.parametrize("compressed", [True, False], ids=["compressed", "plain"])
+def test_damaged_pictures_are_refused(compressed: bool, tmp_path: Path) -> None:
+    """Values of a file that is not compressed have no checksum: wrong bytes among them are read as they are."""
+    path = tmp_path / "train_32x32.mat"
+    rng = np.random.default_rng(2)
+    held = {"X": rng.integers(0, 256, (32, 32, 3, 2)).astype(np.uint8), "y": np.array([[1], [10]], np.uint8)}
+    scipy.io.savemat(path, held, do_compression=compressed)
+    raw, whole = path.read_bytes(), read_svhn(path)
+    damaged = [raw[:end] for end in (*range(0, 260, 5), *range(260, len(raw), 101), len(raw) - 1)]
+    cuts = len(damaged)
+    for trial in range(300):
+        content = bytearray(raw)
+        content[int(rng.integers(124, 220 if trial % 2 else len(raw)))] ^= int(rng.integers(1, 256))
+        damaged.append(bytes(content))
+    refused = 0
+    for number, content in enumerate(damaged):
+        path.write_bytes(content)
+        try:
+            found = read_svhn(path)
+        except ValueError as error:
+            refused += 1
+            assert str(error).startswith(f"{path}: expected ")
+        else:
+            assert all(a.dtype == b.dtype and a.shape == b.shape for a, b in zip(found, whole, strict=True))
+            if compressed or number < cuts:
+                assert all(np.array_equal(a, b) for a, b in zip(found, whole, strict=True))
+    assert refused > cuts
+
+
 def test_refusals(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for options, message in (
         ({"dm": 0}, "dm: expected an integer >= 1, got 0"),

@@ -88,8 +88,14 @@ def test_modalities_that_do_not_fit_are_named(root: Path) -> None:
     with pytest.raises(ValueError, match=r"m1/44\.8\.png: expected a picture of index 44 in m0, got none"):
         load("polymnist", "test", data_dir=root)
     (m1 / "44.8.png").unlink()
-    with pytest.raises(ValueError, match=r"test/m1: expected 11 pictures as in m0, got 10"):
+    with pytest.raises(ValueError, match=r"m1: expected 11 pictures as in m0, got 10; m1 has none of index 4"):
         load("polymnist", "test", data_dir=root)
+    put(m1 / "4.8.png", (0, 0, 0))
+    put(m1 / "99.3.png", (0, 0, 0))
+    with pytest.raises(ValueError, match=r"m1: expected 11 pictures as in m0, got 12; m0 has none of index 99"):
+        load("polymnist", "test", data_dir=root)
+    for name in ("4.8.png", "99.3.png"):
+        (m1 / name).unlink()
     put(m1 / "3.8.png", (0, 0, 0))
     with pytest.raises(ValueError, match=r"test/m1: expected one picture of index 3, got 3\.1\.png and 3\.8\.png"):
         load("polymnist", "test", data_dir=root)
