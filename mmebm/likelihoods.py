@@ -41,7 +41,8 @@ class Laplace(Likelihood):
 
     def log_prob(self, x: Tensor, decoded: Tensor) -> Tensor:
         event = decoded.shape[-self.event_dims :].numel()
-        distance = (x - decoded).abs().flatten(-self.event_dims).sum(-1)
+        # Fewer passes over the values, forward and backward, than the sum of absolute differences takes.
+        distance = torch.linalg.vector_norm((decoded - x).flatten(-self.event_dims), ord=1, dim=-1)
         return -distance / self.scale - event * math.log(2.0 * self.scale)
 
 

@@ -102,7 +102,7 @@ def _measured(loss: Tensor, parameters: Mapping[str, Tensor]) -> tuple[Tensor, .
 def _objective(x: Batch) -> tuple[Tensor, list[Tensor]]:
     """Our loss, with the noise it drew; MoPoE's rows are decoded from the components that MultiVae takes."""
     if isinstance(x.model, MoPoE):
-        x.model.components = lambda q, *_: multivae.slices(EXPERTS, q.experts.loc.shape[1])  # type: ignore[method-assign]
+        x.model.components = lambda _, rows, *__: multivae.slices(EXPERTS, rows)  # type: ignore[method-assign]
     with multivae.recorded() as noise:
         loss = x.model.objective(x.inputs, Stream(SEED)).loss
     return loss, noise

@@ -94,7 +94,7 @@ class MMJSD(NormalVAE):
         f_mu, f_logvar, views = self.dynamic_prior(mu, logvar, present)
         q = self.decoded(mu, logvar, present)
         samples = q.rsample(self.samples, stream)  # [K, C, B, d]: each component has its own, for its energy
-        component = self.components(q, stream, self.choice)
+        component = self.components(samples.shape[1], rows, q.present, stream, self.choice)
         z = samples[:, component, torch.arange(rows, device=mu.device)]  # [K, B, d]
         divergence = kl_normal(mu, logvar, f_mu, f_logvar)  # [M, B]
         divergence = (divergence if present is None else torch.where(present, divergence, 0.0)).sum(0)

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmebm.kernels import ops
 from mmebm.posteriors import MixtureOfExperts, bitmask
 from mmebm.priors import EnergyPrior, Prior
 from mmebm.sampling.streams import Stream
@@ -80,10 +81,12 @@ class MoPoE(NormalVAE):
         self, inputs: Mapping[str, Tensor], stream: Stream, *, masks: Masks = None, energy_weight: float = 1.0
     ) -> Objective:
         rows = self.check_batch(inputs, masks, complete=True)
+        if not isinstance(self.prior, EnergyPrior):
+            return self._without_energy(inputs, stream, masks)
         q = self.posterior(inputs, masks)
         mu, logvar = q.experts.loc, 2.0 * q.experts.scale.log()  # [S, B, d]
         samples = q.rsample(self.samples, stream)  # [K, S, B, d]: each subset has its own, for its energy
-        subset = self.components(q, stream, self.choice)  # [B]
+        subset = self.components(len(mu), rows, q.present, stream, self.choice)  # [B]
         z = samples[:, subset, torch.arange(rows, device=mu.device)]  # [K, B, d]
         kl, energy = self.kl_reference(mu, logvar), self.energy(samples)  # [S, B], [K, S, B]
         share = q.shares()  # [S, B]
@@ -97,4 +100,31 @@ class MoPoE(NormalVAE):
             z=samples.detach(),
             weights=(share / self.samples).expand(energy.shape),
             metrics=self.measured(q, log_x, kl, energy, wheres),
+        )
+
+    def _without_energy(self, inputs: Mapping[str, Tensor], stream: Stream, masks: Masks) -> Objective:
+        """The same objective, where no subset needs a draw but the one that a row is decoded from."""
+        mu, logvar, present = self.moments(inputs, masks)
+        bits, scale = None if present is None else bitmask(present), self.reference_scale()
+        standard = mu / scale, logvar - 2.0 * scale.log()  # in which p_0 is the standard normal
+        kl = ops.subset_experts(*standard, bits, mode="kl", prior=self.prior_expert).kl  # [S, B]
+        every = torch.arange(1, len(kl) + 1, device=mu.device).unsqueeze(-1)
+        valid = None if bits is None else every & bits == every
+        subset = self.components(*kl.shape, valid, stream, self.choice) + 1
+        some = None if bits is None else bits > 0
+        mean, lv = self.product(mu, logvar, subset if some is None else torch.where(some, subset, 0), self.prior_expert)
+        q = mixture(mean.unsqueeze(0), lv.unsqueeze(0), None if some is None else some.unsqueeze(0))
+        z = q.rsample(self.samples, stream)  # [K, 1, B, d]
+        count = len(kl) if valid is None else valid.sum(0).clamp_min(1)
+        divergence = (kl if valid is None else torch.where(valid, kl, 0.0)).sum(0) / count  # [B]
+        wheres = self.seen(inputs, masks)
+        log_x = {m: self.log_likelihood(m, inputs[m], z.flatten(0, 2), z.shape[:3], at) for m, at in wheres.items()}
+        share = q.shares()  # [1, B]
+        total = (share[0] * (self.likelihood(log_x).mean((0, 1)) - self.beta * divergence)).sum()
+        return Objective(
+            loss=-total,
+            value=total.detach(),
+            z=z.detach(),
+            weights=(share / self.samples).expand(z.shape[:-1]),
+            metrics=self.measured(q, log_x, divergence, z.new_zeros(z.shape[:-1]), wheres),
         )

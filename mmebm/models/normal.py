@@ -123,24 +123,23 @@ class NormalVAE(MultimodalVAE):
         entropy = 0.5 * (logvar + math.log(2.0 * math.pi) + 1.0)
         return (folded / scale + (2.0 * scale).log() - entropy).sum(-1)
 
-    def components(self, q: MixtureOfExperts, stream: Stream, choice: str) -> Tensor:
-        """Which component of a mixture each row is decoded from: int64 [B].
+    def components(self, count: int, rows: int, present: Tensor | None, stream: Stream, choice: str) -> Tensor:
+        """Which of `count` components of a mixture each row is decoded from, int64 [B]; `present` bool [count, B].
 
         "slices" cuts the batch in consecutive parts, as even as they can be, from a random start (systematic
         sampling: each of C components has B / C rows on average, in batches of any size); "categorical" draws for
         every row. Both choose among the components that a row has.
         """
-        count, rows = q.experts.loc.shape[:2]
-        if choice == "categorical" and q.present is None:
+        if choice == "categorical" and present is None:
             return choose(stream.take(1), rows, count)
         if choice == "categorical":
             unit = choose(stream.take(1), rows, 1 << 24).double() / (1 << 24)
         else:
             start = choose(stream.take(1), 1, 1 << 24).double() / (1 << 24)
             unit = (torch.arange(rows, device=start.device) + start) / rows
-        if q.present is None:
+        if present is None:
             return (unit * count).long().clamp_max(count - 1)
-        return ranked(q.present, (unit * q.present.sum(0)).long())
+        return ranked(present, (unit * present.sum(0)).long())
 
 
 def _law(prior: Prior | EnergyPrior) -> str:

@@ -210,7 +210,7 @@ def test_the_components_a_row_has_are_decoded_equally_often() -> None:
     q = model.posterior(x, {"b": seen})
     stream = Stream(5)
     for choice in ("categorical", "slices"):
-        drawn = torch.stack([model.components(q, stream, choice) for _ in range(400)])  # type: ignore[operator]
+        drawn = torch.stack([model.components(7, 40, q.present, stream, choice) for _ in range(400)])  # type: ignore[operator]
         assert bool(q.present[drawn, torch.arange(40)].all())  # type: ignore[index]
         for rows, count in ((seen, 7), (~seen, 3)):
             share = torch.bincount(drawn[:, rows].flatten(), minlength=7) / drawn[:, rows].numel()

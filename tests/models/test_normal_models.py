@@ -16,8 +16,7 @@ from mmebm import likelihoods
 from mmebm.energy import EnergyMLP
 from mmebm.kernels import ops
 from mmebm.models import MMJSD, MODELS, MVAE, MVTCAE, MoPoE, MultimodalVAE
-from mmebm.models.normal import NormalVAE, mixture
-from mmebm.posteriors import MixtureOfExperts
+from mmebm.models.normal import NormalVAE
 from mmebm.priors import EnergyPrior, Prior, StandardLaplace, StandardNormal
 from mmebm.sampling import Stream
 from mmebm.training.config import ModelConfig
@@ -132,10 +131,6 @@ class Noise:
         return ops.draw(rng, 1, 1, D, law="normal", purpose=4)[0, 0].double()
 
 
-def of_components(count: int, rows: int) -> MixtureOfExperts:
-    return mixture(torch.zeros(count, rows, D), torch.zeros(count, rows, D))
-
-
 def of_subset(model: NormalVAE, experts: list[Gauss], s: int) -> Gauss:
     scale = reference(model).base_dist.scale
     p_0 = [(torch.zeros(D).double(), scale.square())]
@@ -163,11 +158,14 @@ def mvae(model: MVAE, x: dict[str, Tensor], b: int) -> Tensor:
 def mopoe(model: MoPoE, x: dict[str, Tensor], b: int) -> Tensor:
     experts = [expert(model, m, x, b) for m in NAMES]
     products = [of_subset(model, experts, s) for s in range(1, 1 << M)]
-    count, noise = len(products), Noise()
-    chosen = model.components(of_components(count, ROWS), Stream(SEED, OFFSET + count * model.samples), model.choice)
+    count, with_energy = len(products), isinstance(model.prior, EnergyPrior)
+    # Without an energy only what a row is decoded from is drawn, after it is chosen.
+    taken = count * model.samples if with_energy else 0
+    chosen = model.components(count, ROWS, None, Stream(SEED, OFFSET + taken), model.choice)
+    noise = Noise() if with_energy else Noise(1)
     total = []
     for k in range(model.samples):
-        z = [draw(q, noise(count, b, c, k)) for c, q in enumerate(products)]
+        z = [draw(q, noise(count, b, c, k) if with_energy else noise(1, b, 0, k)) for c, q in enumerate(products)]
         likelihood = sum(log_likelihood(model, m, x[m][b], z[int(chosen[b])]) for m in NAMES)
         divergence = sum(
             kl(q, reference(model)) + WEIGHT * energy(model, at) for q, at in zip(products, z, strict=True)
@@ -196,7 +194,7 @@ def mmjsd(model: MMJSD, x: dict[str, Tensor], b: int) -> Tensor:
     divergence = sum(kl(q, f) for q in summed) / (M + 1)
     parts = experts if model.variant == "mmjsd" else [*experts, p_0]
     count, noise, total = len(parts), Noise(), []
-    chosen = model.components(of_components(count, ROWS), Stream(SEED, OFFSET + count * model.samples), model.choice)
+    chosen = model.components(count, ROWS, None, Stream(SEED, OFFSET + count * model.samples), model.choice)
     for k in range(model.samples):
         z = [draw(q, noise(count, b, c, k)) for c, q in enumerate(parts)]
         likelihood = sum(log_likelihood(model, m, x[m][b], z[int(chosen[b])]) for m in NAMES)
@@ -301,7 +299,7 @@ def test_they_generate(kind: type[NormalVAE], options: dict[str, Any]) -> None:
 @pytest.mark.parametrize("rows", [3, 7, 40])
 def test_every_component_is_decoded_equally_often(choice: str, rows: int) -> None:
     model, stream, count = tiny(MoPoE, "normal"), Stream(7), 7
-    draws = torch.stack([model.components(of_components(count, rows), stream, choice) for _ in range(700)])
+    draws = torch.stack([model.components(count, rows, None, stream, choice) for _ in range(700)])
     assert draws.min() >= 0 and draws.max() < count
     each = torch.bincount(draws.flatten(), minlength=count) / draws.numel()
     assert (each - 1.0 / count).abs().max() < 4.0 * (count * draws.numel()) ** -0.5
