@@ -163,8 +163,6 @@ def as_asked(ours: MultimodalVAE, drawn: Sequence[Tensor]) -> list[Tensor]:
         cross = drawn[2].view(count, samples, count, rows, -1)  # of whom is decoded, K, from whose z
         others = [[cross[n, :, m] for n in range(count) if n != m] for m in range(count)]
         return [noise for m in range(count) for noise in (z[:, m], w[:, m], *others[m])]
-    if isinstance(ours, MoPoE):
-        return [drawn[0][slices(count, rows), torch.arange(rows)]]
     return list(drawn[0])
 
 
