@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
-from bench.experiments import ablation, digits, frozen, generation, joint, mfeat, models
+from bench.experiments import ablation, digits, frozen, generation, joint, mfeat, models, polymnist
 
 EXPERIMENTS: dict[str, ModuleType] = {
     "digits": digits,
@@ -17,6 +17,7 @@ EXPERIMENTS: dict[str, ModuleType] = {
     "models": models,
     "mfeat": mfeat,
     "generation": generation,
+    "polymnist": polymnist,
 }
 
 
