@@ -15,7 +15,11 @@ __all__ = ["from_dataset"]
 
 
 def from_dataset(
-    dataset: Any, split: str, *, name: str = "dataset", vocabularies: Mapping[str, Sequence[str]] | None = None
+    dataset: Any,
+    split: str = "train",
+    *,
+    name: str = "dataset",
+    vocabularies: Mapping[str, Sequence[str]] | None = None,
 ) -> MultimodalDataset:
     """The rows `dataset[0]`, `dataset[1]`, ... up to its length, stacked.
 
@@ -107,7 +111,10 @@ def _check_names(data: Mapping[str, Any], masks: Mapping[str, Any], known: Mappi
 def _mask(mask: Any, where: str) -> bool:
     if mask is None:
         return True
-    value = torch.as_tensor(mask)
+    try:
+        value = torch.as_tensor(mask)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{where}: expected True or False, got {mask!r}") from None
     if value.numel() != 1 or not bool(((value == 0) | (value == 1)).all()):
         raise ValueError(f"{where}: expected True or False, got {mask!r}")
     return bool(value)
@@ -134,11 +141,13 @@ def _label(given: Any, where: str) -> int | None:
         return None
     value = given if isinstance(given, int) else None
     if isinstance(given, Tensor | np.ndarray | np.generic):
-        number = torch.as_tensor(given)
-        if number.numel() == 1 and not (number.is_floating_point() or number.is_complex()):
-            value = int(number)
+        number = np.asarray(given.detach().cpu() if isinstance(given, Tensor) else given)
+        if number.size == 1 and number.dtype.kind in "iu":
+            value = number.item()
     if value is None or isinstance(given, bool):
         raise TypeError(f"{where}: expected an integer label, got {given!r}")
     if value < 0:
         raise ValueError(f"{where}: expected a label >= 0, got {value}")
+    if value > torch.iinfo(torch.int64).max:
+        raise ValueError(f"{where}: expected a label below 2**63, got {value}")
     return value

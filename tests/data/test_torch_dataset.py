@@ -108,3 +108,23 @@ def test_what_is_no_dataset() -> None:
         from_dataset([], "train")
     with pytest.raises(ValueError, match="dataset 'dataset': expected 'a' in at least one row, got none"):
         from_dataset([{"a": None, "b": VECTORS[0]}], "train")
+
+
+@pytest.mark.parametrize(
+    ("label", "error", "message"),
+    [
+        (np.uint64(2**63), ValueError, r"expected a label below 2\*\*63, got 9223372036854775808"),
+        (torch.tensor(True), TypeError, r"expected an integer label, got tensor\(True\)"),
+        (np.array([1.5]), TypeError, "expected an integer label"),
+    ],
+)
+def test_labels_that_are_none(label: object, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        from_dataset([({"sound": VECTORS[0]}, label)])
+
+
+def test_small_unsigned_labels_and_masks_of_words() -> None:
+    found = from_dataset([({"sound": VECTORS[0]}, np.uint64(3))])
+    assert found.labels is not None and found.labels.tolist() == [3] and found.split == "train"
+    with pytest.raises(TypeError, match="expected True or False, got 'yes'"):
+        from_dataset([{"data": {"sound": VECTORS[0]}, "masks": {"sound": "yes"}}])
