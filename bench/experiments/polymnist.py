@@ -15,7 +15,8 @@ from typing import Any
 from bench.record import facts, write
 from mmebm import data
 from mmebm.evaluation.runs import evaluate_run
-from mmebm.training import load_config, train
+from mmebm.training import TrainingDiverged, load_config, train
+from mmebm.training.run import Run
 
 RESULTS = Path(__file__).parents[1] / "results" / "polymnist.csv"
 SECONDS = 7200.0
@@ -36,7 +37,7 @@ class _OutOfTime(Exception):
 
 
 def trained(folder: Path) -> tuple[Path, float]:
-    """A run folder, trained on until the clock or the schedule ends it, and the seconds it took in all."""
+    """A run folder, trained on until clock, schedule or a divergence ends it, and the seconds it took in all."""
     path = folder / "exp2-conv"
     config = load_config("exp2", SETTINGS)
     resume = (path / "checkpoint.safetensors").exists()
@@ -46,7 +47,7 @@ def trained(folder: Path) -> tuple[Path, float]:
             if _seconds(path) >= SECONDS:
                 raise _OutOfTime
 
-        with suppress(_OutOfTime):
+        with suppress(_OutOfTime, TrainingDiverged):
             train(config, data.load("polymnist", "train"), path, resume=resume, force=not resume, progress=clock)
     return path, _seconds(path)
 
@@ -80,8 +81,9 @@ def run(folder: Path) -> None:
         for row in _rows(path)
         if row["update"] % 100 == 0
     ]
-    done = _updates(path)
-    about = {"update": done, "seconds": round(seconds), "converged": "no", "of": UPDATES}
+    # What is measured are the weights of the last checkpoint.
+    about = {"update": Run.open(path).counters()["updates"], "seconds": round(seconds), "of": UPDATES}
+    about |= {"ended": _updates(path)}
     for way, draws in found["joint"].items():
         rows.append(
             {"kind": "joint", "name": way, "value": round(draws["coherence"], 4)}
@@ -117,7 +119,8 @@ def report() -> str:
         lines.append(f"| {r['update']} | " + " | ".join(r[k] or "-" for k in CURVE) + " |")
     first, flop = joint[0], 6 * RESNET_GMAC * 1e9 * 128
     lines.append(
-        f"\n\\* not converged: update {first['update']} of {first['of']}, {int(first['seconds']) // 60} minutes on one "
+        f"\n\\* not converged: weights of update {first['update']} of {first['of']}, of a run that ended at update "
+        f"{first['ended']} after {int(first['seconds']) // 60} minutes on one "
         f"thread of a busy machine; {first['n']} samples. The paper's networks need {flop / 1e12:.1f} TFLOP an update, "
         f"{flop * FULL_UPDATES:.1e} FLOP for 250 epochs: 50 minutes at 100 TFLOP/s, computed, not run. torch "
         f"{first['torch']}, revision {first['revision']}."

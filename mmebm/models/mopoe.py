@@ -110,7 +110,7 @@ class MoPoE(NormalVAE):
         kl = ops.subset_experts(*standard, bits, mode="kl", prior=self.prior_expert).kl  # [S, B]
         every = torch.arange(1, len(kl) + 1, device=mu.device).unsqueeze(-1)
         valid = None if bits is None else every & bits == every
-        subset = self.components(*kl.shape, valid, stream, self.choice) + 1
+        subset = self.components(len(kl), kl.shape[1], valid, stream, self.choice) + 1
         some = None if bits is None else bits > 0
         mean, lv = self.product(mu, logvar, subset if some is None else torch.where(some, subset, 0), self.prior_expert)
         q = mixture(mean.unsqueeze(0), lv.unsqueeze(0), None if some is None else some.unsqueeze(0))
