@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
-from bench.experiments import ablation, digits, frozen, generation, joint, mfeat, models, polymnist
+from bench.experiments import ablation, digits, frozen, generation, joint, mfeat, models, presets
 
 EXPERIMENTS: dict[str, ModuleType] = {
     "digits": digits,
@@ -17,7 +17,7 @@ EXPERIMENTS: dict[str, ModuleType] = {
     "models": models,
     "mfeat": mfeat,
     "generation": generation,
-    "polymnist": polymnist,
+    "presets": presets,
 }
 
 
