@@ -15,7 +15,7 @@ import torch
 
 import mmebm
 from bench import launches
-from bench.experiments import ablation, digits, frozen, joint, models
+from bench.experiments import ablation, digits, frozen, generation, joint, mfeat, models, presets
 from bench.record import RESULTS
 from bench.report import report, summary
 from mmebm.kernels import ops
@@ -31,6 +31,9 @@ ROOT = Path(__file__).parents[1]
         (frozen, "docs/training.md"),
         (joint, "docs/training.md"),
         (models, "docs/models.md"),
+        (mfeat, "docs/experiments.md"),
+        (generation, "docs/experiments.md"),
+        (presets, "docs/experiments.md"),
     ],
 )
 def test_tables_are_the_csvs(case: ModuleType, page: str) -> None:
