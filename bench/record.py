@@ -19,8 +19,10 @@ _FEATURES = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16")
 
 
 def facts() -> dict[str, Any]:
-    """Versions, processor and revision."""
+    """Versions, processor and revision: git's, or in a copy without a history what MMEBM_REVISION says."""
     known = {k: v for k, v in environment().items() if k in ("mmebm", "torch", "python", "processor")}
+    if revision := os.environ.get("MMEBM_REVISION"):
+        return known | {"revision": revision}
     revision = _git("describe", "--always")
     # What earlier cases have written does not change what this one measures.
     changed = _git("status", "--porcelain", "--", ".", ":!bench/results")

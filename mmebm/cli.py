@@ -25,6 +25,7 @@ app = typer.Typer(
 console = Console()
 
 RunArgument = Annotated[Path, typer.Argument(help="a run folder", metavar="RUN")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="key=value with dotted keys, e.g. train.updates=500")
 ]
@@ -149,11 +150,13 @@ def evaluate(
     inception: Annotated[
         Path | None, typer.Option(help=r"Inception's weights, for its Frechet distances (pip install 'mmebm\[fid]')")
     ] = None,
+    device: DeviceOption = "auto",
 ) -> None:
     """Measure joint and cross coherence, class entropy, Frechet distance, probes, errors and likelihood."""
     from mmebm.evaluation.runs import evaluate_run
 
-    show_evaluation(run.resolve().name, evaluate_run(run, split, likelihood_samples=likelihood, weights=inception))
+    result = evaluate_run(run, split, likelihood_samples=likelihood, weights=inception, device=device)
+    show_evaluation(run.resolve().name, result)
 
 
 @app.command()
@@ -203,13 +206,14 @@ def generate_rows(
     file_format: FormatOption = "safetensors",
     dtype: TypeOption = "float32",
     seed: SeedOption = 0,
+    device: DeviceOption = "auto",
 ) -> None:
     """Draw joint samples of any number; starts again where it was cut off."""
     from mmebm.generate import generate
 
     index = generate(
         run, output, rows=rows, gen_mod=to.split(",") if to else None, steps=steps, seed=seed, shard=_shard(shard),
-        file_format=file_format, dtype=dtype,
+        file_format=file_format, dtype=dtype, device=device,
     )  # fmt: skip
     say(f"generated: {index}")
 
@@ -228,6 +232,7 @@ def cross_generate_rows(
     file_format: FormatOption = "safetensors",
     dtype: TypeOption = "float32",
     seed: SeedOption = 0,
+    device: DeviceOption = "auto",
 ) -> None:
     """Make modalities from others, for any number of rows; starts again where it was cut off."""
     from mmebm.generate import cross_generate
@@ -235,7 +240,7 @@ def cross_generate_rows(
     index = cross_generate(
         run, output, source, cond_mod=given.split(","), gen_mod=to.split(",") if to else None, rows=rows,
         refine_steps=refine, refine_step_size=refine_step_size, seed=seed, shard=_shard(shard),
-        file_format=file_format, dtype=dtype,
+        file_format=file_format, dtype=dtype, device=device,
     )  # fmt: skip
     say(f"generated: {index}")
 
@@ -282,7 +287,7 @@ def profile(
     source: Annotated[str, typer.Option("--from", help="preset or file whose training makes the call")] = "digits",
     output: Annotated[Path, typer.Option(help="folder of the call and of what the tool writes")] = Path("profiles"),
     repeat: Annotated[int, typer.Option(min=1, help="calls to run")] = 20,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    device: DeviceOption = "auto",
     backend: Annotated[str, typer.Option(help="who serves the call")] = "auto",
 ) -> None:
     """Save one real operator call of a training and run it again under Nsight; prints the exact command."""

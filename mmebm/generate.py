@@ -41,15 +41,17 @@ Progress = Callable[[int], None]  # rows of this shard that are done
 def generate(
     run: Path | str, output: Path | str, *, rows: int, gen_mod: str | Iterable[str] | None = None,
     steps: int | None = None, seed: int = 0, shard: Shard = (0, 1), file_format: str = "safetensors",
-    dtype: str = "float32", file_rows: int | None = None, progress: Progress | None = None,
+    dtype: str = "float32", file_rows: int | None = None, device: torch.device | str = "cpu",
+    progress: Progress | None = None,
 ) -> Path:  # fmt: skip
     """`rows` joint samples of a run's model, likelihood means {modality: [rows, *shape]}, in files under `output`.
 
     `steps` of the energy prior's chains; `shard` (i, n) writes every n-th file from the i-th on, 0-based; `file_rows` a
-    file, a multiple of BLOCK. `dtype` uint8 scales images from [0, 1]. Returns the index.
+    file, a multiple of BLOCK. `dtype` uint8 scales images from [0, 1]. `device` computes, as `mmebm.devices.find` knows
+    it; a GPU rounds otherwise than a CPU, so that a folder is of one of them. Returns the index.
     Errors: ValueError naming the argument; FileExistsError where `output` holds another call's files.
     """
-    model = load(run)
+    model = load(run, device)
     names = _names(model, "gen_mod", gen_mod)
     call = {"kind": "joint", "steps": steps, "gen_mod": names}
     if steps is not None and not isinstance(model.prior, EnergyPrior):
@@ -65,7 +67,8 @@ def cross_generate(
     run: Path | str, output: Path | str, source: MultimodalDataset | Path | str, *, cond_mod: str | Iterable[str],
     gen_mod: str | Iterable[str] | None = None, rows: int | None = None, refine_steps: int = 0,
     refine_step_size: float = 0.05, seed: int = 0, shard: Shard = (0, 1), file_format: str = "safetensors",
-    dtype: str = "float32", file_rows: int | None = None, progress: Progress | None = None,
+    dtype: str = "float32", file_rows: int | None = None, device: torch.device | str = "cpu",
+    progress: Progress | None = None,
 ) -> Path:  # fmt: skip
     """`gen_mod` (default: what is not observed) given `cond_mod`, for `rows` rows (default: as many as the input has).
 
@@ -75,7 +78,7 @@ def cross_generate(
     size `refine_step_size`, move z from the posterior on U = E - log p_0 - sum over cond_mod of lambda_m log p(x_m|z).
     Everything else as in `generate`.
     """
-    model = load(run)
+    model = load(run, device)
     given = _names(model, "cond_mod", cond_mod)
     rest = [m for m in model.modalities if m not in given]
     names = _names(model, "gen_mod", rest if gen_mod is None else gen_mod)
@@ -242,7 +245,8 @@ def _write(
     folder = Path(output)
     told = call | {
         "model": _digest(run.weights), "rows": rows, "seed": seed, "format": file_format, "dtype": dtype,
-        "file_rows": file_rows, "modalities": {m: list(model.shapes[m]) for m in names},
+        "file_rows": file_rows, "device": next(model.parameters()).device.type,
+        "modalities": {m: list(model.shapes[m]) for m in names},
         "files": [_stem(first // file_rows) for first in range(0, rows, file_rows)],
     }  # fmt: skip
     path = _index(folder, told)

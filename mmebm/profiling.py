@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from mmebm.devices import find
 from mmebm.kernels import dispatch, ops
 from mmebm.kernels.ops import capture
 from mmebm.kernels.ranges import DOMAIN, Range
@@ -62,7 +63,7 @@ def command(
         return replay
     if tool == "nsys":
         ranges = ["--trace=cuda,nvtx,osrt", "--cuda-graph-trace=node", "--force-overwrite=true"]
-        if _device(device).type == "cuda":
+        if _on_gpu(device):
             ranges += ["--capture-range=cudaProfilerApi", "--capture-range-end=stop"]
         return ["nsys", "profile", *ranges, f"--output={output}", *replay]
     if tool == "ncu":
@@ -90,7 +91,7 @@ def profile(
     text = shlex.join(line)
     if shutil.which(line[0]) is None:
         return text, f"{line[0]} is not on the PATH; it comes with the CUDA toolkit or from NVIDIA's developer site"
-    if tool == "ncu" and _device(device).type != "cuda":
+    if tool == "ncu" and not _on_gpu(device):
         return text, "ncu measures kernels of a GPU, and the call would run on the CPU"
     done = subprocess.run(line, check=False)
     if done.returncode:
@@ -98,8 +99,9 @@ def profile(
     return text, None
 
 
-def _device(name: str) -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else torch.device(name)
+def _on_gpu(device: str) -> bool:
+    """Of a replay, here or on the machine that a command is printed for."""
+    return device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
 
 
 def replay(path: Path, repeat: int, device: torch.device, backend: str) -> float:
@@ -134,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--backend", default="auto")
     options = parser.parse_args(arguments)
-    device = _device(options.device)
+    device = find(options.device)
     seconds = replay(options.call, options.repeat, device, options.backend)
     print(capture.load(options.call).describe())
     print(f"{1e6 * seconds:.1f} us a call on {device}, median of {options.repeat}, launch and synchronisation included")

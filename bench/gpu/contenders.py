@@ -8,6 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from mmebm.sampling.capturing import capturing
+
 Calls = dict[str, Callable[[], object]]
 Absent = dict[str, str]
 # torch's name of the precision in which products of float32 matrices are made.
@@ -104,7 +106,7 @@ def _captured(call: Callable[[], object]) -> Callable[[], object]:
         call()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with capturing(graph, torch.device("cuda")):
         kept = call()
     return lambda: (graph.replay(), kept)
 

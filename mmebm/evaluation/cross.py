@@ -203,9 +203,10 @@ class _Tally:
         labels = self.labels[batch.rows]
         predicted = self.classifiers.predict(batch.target, made.flatten(0, 1)).unflatten(0, made.shape[:2])
         right = (predicted == labels).gather(0, batch.of) & batch.present  # [S, B]
-        by_class = torch.nn.functional.one_hot(labels, self.right.shape[-1])  # [B, n_classes]
-        self.right[at, t] += right.long() @ by_class
-        self.asked[at, t] += batch.present.long() @ by_class
+        # In float64, which counts as exactly: GPUs have no products of integers.
+        by_class = torch.nn.functional.one_hot(labels, self.right.shape[-1]).double()  # [B, n_classes]
+        self.right[at, t] += (right.double() @ by_class).long()
+        self.asked[at, t] += (batch.present.double() @ by_class).long()
         for size in range(1, len(self.row_right)):
             asked = [self.subsets[i].bit_count() == size and not self.subsets[i] >> t & 1 for i in batch.subsets]
             of_size = torch.tensor(asked, device=at.device)

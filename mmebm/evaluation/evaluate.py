@@ -102,7 +102,7 @@ def evaluate(
     cross = cross_by_subset(model, held_out, classifiers, rows=len(rows), seed=seed)
     with torch.no_grad():
         inputs, masks = held_out.batch(rows), held_out.observed(rows)
-        value = model.objective(inputs, Stream(seed), masks=masks).value
+        value = model.objective(inputs, Stream(seed, device=held_out.device), masks=masks).value
     result = {
         "split": held_out.split,
         "settings": settings,

@@ -24,7 +24,7 @@ Features = Callable[[Tensor], Tensor]  # uint8 [N, 3, H, W] -> [N, features]
 _CHUNK = 256
 
 
-def inception(weights: Path | str) -> Features:
+def inception(weights: Path | str, device: torch.device | str = "cpu") -> Features:
     """Inception's features by torchmetrics (`pip install mmebm[fid]`).
 
     `weights`: pt_inception-2015-12-05-6726825d.pth, as PolyMNIST's archive and torch-fidelity's releases have it.
@@ -46,7 +46,7 @@ def inception(weights: Path | str) -> Features:
         ) from None
     except (RuntimeError, KeyError, ValueError, EOFError) as error:
         raise ValueError(f"{weights}: expected Inception's weights, got another file ({error})") from error
-    return network.eval()
+    return network.to(device).eval()
 
 
 def joint_fid(

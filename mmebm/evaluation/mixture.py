@@ -15,7 +15,8 @@ def fit_mixture(z: Tensor, components: int, seed: int = 0) -> Callable[[int, int
 
     if z.dim() != 2 or len(z) < components:
         raise ValueError(f"z: expected latents [N, d] with N >= components={components}, got {list(z.shape)}")
-    fitted = GaussianMixture(components, covariance_type="full", random_state=seed % 2**32).fit(z.double().numpy())
+    latents = z.double().cpu().numpy()
+    fitted = GaussianMixture(components, covariance_type="full", random_state=seed % 2**32).fit(latents)
     factors = np.linalg.cholesky(fitted.covariances_)
 
     def sample(n: int, seed: int) -> Tensor:
@@ -23,6 +24,6 @@ def fit_mixture(z: Tensor, components: int, seed: int = 0) -> Callable[[int, int
         chosen = random.choice(components, n, p=fitted.weights_)
         noise = random.standard_normal((n, z.shape[1]))
         draws = fitted.means_[chosen] + np.einsum("nij,nj->ni", factors[chosen], noise)
-        return torch.from_numpy(draws).float()
+        return torch.from_numpy(draws).float().to(z.device)
 
     return sample

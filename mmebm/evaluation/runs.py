@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mmebm import data
 from mmebm.data import MultimodalDataset
+from mmebm.devices import find
 from mmebm.models import MultimodalVAE
 from mmebm.priors import EnergyPrior
 from mmebm.training.config import Config, load_config
@@ -49,19 +50,26 @@ def judges(train: MultimodalDataset, test: MultimodalDataset) -> Classifiers | N
 
 
 def evaluate_run(
-    path: Path | str, split: str = "test", *, likelihood_samples: int | None = None, weights: Path | None = None
+    path: Path | str,
+    split: str = "test",
+    *,
+    likelihood_samples: int | None = None,
+    weights: Path | None = None,
+    device: torch.device | str = "cpu",
 ) -> dict[str, Any]:
     """Measures the run's model on a split and leaves the result in its evaluation.json (test) or -SPLIT.json.
 
-    `likelihood_samples` replaces the configuration's; `weights` of Inception add its Frechet distances.
+    `likelihood_samples` replaces the configuration's; `weights` of Inception add its Frechet distances; `device` is
+    where model and data lie, as `mmebm.devices.find` knows it.
     """
-    features = None if weights is None else inception(weights)
+    at = find(device)
+    features = None if weights is None else inception(weights, at)
     run = Run.open(path)
     config = load_config(run.config)
-    train, held_out, test = splits(config, "train", split, "test")
+    train, held_out, test = (rows.to(at) for rows in splits(config, "train", split, "test"))
     settings = config.evaluate
     result = evaluate(
-        load(path),
+        load(path, at),
         train,
         held_out,
         judges(train, test),

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from mmebm.kernels import dispatch
 from mmebm.kernels.reference import Chain
 
+from .capturing import capturing
 from .target import Target
 
 Loop = Callable[[Target, Tensor, Tensor, int, bool], Chain]
@@ -105,7 +106,9 @@ def _captured(
     try:
         return _Graph(loop, target, coefficients, rng, record_every, statistics)
     except RuntimeError as error:
-        warnings.warn(f"energy: its chains run step by step, a CUDA graph cannot be captured: {error}", stacklevel=6)
+        # The end of a capture that an error broke off has one of its own, which says nothing.
+        why = error.__context__ or error
+        warnings.warn(f"energy: its chains run step by step, a CUDA graph cannot be captured: {why}", stacklevel=6)
         return None
 
 
@@ -130,7 +133,7 @@ class _Graph:
                 loop(target, self.coefficients[:WARM_UPS], self.rng, record_every, statistics)
             torch.cuda.current_stream().wait_stream(side)
             self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):
+            with capturing(self.graph, target.rows.device):
                 self.chain = loop(target, self.coefficients, self.rng, record_every, statistics)
 
     def replay(self, target: Target, coefficients: Tensor, rng: Tensor) -> Chain:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from mmebm.sampling.capturing import capturing
 from mmebm.sampling.streams import Chains, DeviceStream
 
 Update = Callable[[Tensor, Tensor], dict[str, Tensor]]
@@ -67,7 +68,7 @@ class _Captured:
         self.states = chains.states
         before = stream.offset
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        with capturing(self.graph, positives.device):
             self.metrics = update(self.positives, self.weights)
             if self.states is not None and chains.states is not None:
                 self.states.copy_(chains.states)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from mmebm.data import MultimodalDataset
+from mmebm.devices import find
 from mmebm.kernels.ranges import Range
 from mmebm.models import MultimodalVAE
 from mmebm.priors import EnergyPrior
@@ -181,14 +182,13 @@ def train(
         raise ValueError(f"resume: expected the configuration in {run_folder}, got another one")
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    if config.device != "cpu" and not torch.cuda.is_available():
-        raise ValueError(f"device: expected one that is there, got {config.device!r} where torch finds no CUDA device")
+    device = find(config.device)
     for m in data.vocabularies:
         if (likelihood := config.model.likelihoods.get(m, config.model.likelihood)) != "categorical":
             raise ValueError(f"model.likelihoods.{m}: expected 'categorical' for words, got {likelihood!r}")
-    data = data.to(config.device)
-    model = build_model(config, data.shapes).to(config.device)
-    trainer = Trainer(model, config, config.device)
+    data = data.to(device)
+    model = build_model(config, data.shapes).to(device)
+    trainer = Trainer(model, config, device)
     if resume:
         run = Run.open(run_folder)
         trainer.restore(*run.restore(model))

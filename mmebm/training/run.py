@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mmebm.devices import find
 from mmebm.models import MultimodalVAE
 from mmebm.version import VERSION
 
@@ -123,14 +124,14 @@ class Run:
         return tensors, counters
 
 
-def load(path: Path | str) -> MultimodalVAE:
-    """The trained model of a run folder, in evaluation mode."""
+def load(path: Path | str, device: torch.device | str = "cpu") -> MultimodalVAE:
+    """The trained model of a run folder, in evaluation mode, on a device (as `mmebm.devices.find` knows them)."""
     run = Run.open(path)
     if not run.weights.is_file():
         raise FileNotFoundError(f"{run.path}: has no weights yet")
     model = build_model(load_config(run.config), run.shapes())
     model.load_state_dict(load_file(run.weights))
-    return model.eval()
+    return model.to(find(device)).eval()
 
 
 def environment() -> dict[str, Any]:

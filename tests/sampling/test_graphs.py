@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import gc
 import importlib.util
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +17,7 @@ from torch import Tensor, nn
 import mmebm
 from mmebm.kernels import dispatch
 from mmebm.sampling import graphs
+from mmebm.sampling.capturing import capturing
 from mmebm.sampling.target import Target
 
 DIM = 5
@@ -123,6 +127,16 @@ def test_which_of_tritons_chains_are_one_launch() -> None:
         assert net is not None and dispatch.in_one_launch("triton", net, torch.device("cpu")) == one
 
 
+def test_nothing_is_collected_while_a_graph_is_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("device", "graph"):
+        monkeypatch.setattr(torch.cuda, name, lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: None)
+    assert gc.isenabled()
+    with capturing(None, torch.device("cuda")):  # type: ignore[arg-type]
+        assert not gc.isenabled()
+    assert gc.isenabled()
+
+
 # with a GPU ----------------------------------------------------------------------------------------------------------
 
 needs_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -198,9 +212,34 @@ class TestOnGpu:
                 return super().forward(z) * float(z.sum() == z.sum())
 
         stubborn, z = Syncing().cuda(), torch.randn(64, DIM, device="cuda")
-        with pytest.warns(UserWarning, match="a CUDA graph cannot be captured"):
+        stream = torch.cuda.current_stream()
+        with pytest.warns(UserWarning, match="cannot be captured: .*stream is capturing"):
             first = mmebm.langevin(stubborn, z, seed=1, **SETTINGS)
         assert torch.equal(first, mmebm.langevin(stubborn, z, seed=1, **SETTINGS))
+        # And nothing is left of it.
+        assert torch.cuda.current_stream() == stream
+        torch.manual_seed(3)
+        drawn = torch.randn(5, device="cuda")
+        torch.manual_seed(3)
+        assert torch.equal(torch.randn(5, device="cuda"), drawn)
+        assert torch.equal(mmebm.langevin(net, z, seed=1, **SETTINGS), eager(net, z, seed=1))
+        assert [graph is None for graph in graphs._graphs.values()] == [True, False]
+
+    def test_graphs_that_nobody_holds_end_no_capture(self, net: Mixed) -> None:
+        """A captured graph in a cycle is freed by the collector, whenever that runs."""
+        z = torch.randn(64, DIM, device="cuda")
+        mmebm.langevin(net, z, seed=1, **SETTINGS)
+        cycle: list[Any] = [graphs._graphs.popitem()[1]]
+        cycle.append(cycle)
+        del cycle
+        before = gc.get_threshold()
+        gc.set_threshold(1, 1, 1)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                mmebm.langevin(net, z, seed=1, **SETTINGS)
+        finally:
+            gc.set_threshold(*before)
 
     def test_a_network_that_is_many_launches(self, net: Mixed) -> None:
         """The reference's loop over steps; weights change place from call to call, as a norm's do."""
