@@ -160,11 +160,11 @@ def evaluate(
 
 
 @app.command()
-def figures(run: RunArgument) -> None:
+def figures(run: RunArgument, device: DeviceOption = "auto") -> None:
     """Draw joint samples, cross generation, the Markov transition and training curves."""
     from mmebm.evaluation.runs import draw_figures
 
-    for path in draw_figures(run):
+    for path in draw_figures(run, device=device):
         say(path)
 
 

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tiny", action="store_true", help="small sizes: whether it works, not how fast")
     parser.add_argument(FLAG, action="store_true", help="take the package as it is installed")
     parser.add_argument("--only", default="", help=f"comma-separated parts: {', '.join(PARTS)}")
+    parser.add_argument("--cases", default="*", help="comma-separated names or shell patterns of cases")
     parser.add_argument("--results", default="gpu", help="bench/results/NAME.csv, or a path")
     parser.add_argument("--seed", type=int, default=None, help="of the checks' inputs; by default from the clock")
 
@@ -66,6 +68,7 @@ class Run:
         if self.device.type == "cuda" and not torch.cuda.is_available():
             raise SystemExit("--device: expected one that is there, torch finds no CUDA device; --device cpu rehearses")
         self.backends = backends(self.device, options.backends)
+        self.patterns = options.cases.split(",")
         self.tiny, self.budget = options.tiny, Budget(options.seconds)
         self.seed = time.time_ns() % (1 << 31) if options.seed is None else options.seed
         self.path = Path(options.results) if options.results.endswith(".csv") else RESULTS / f"{options.results}.csv"
@@ -120,6 +123,8 @@ def _peaks(run: Run) -> None:
 
 def _cases(run: Run) -> None:
     for case in cases.every(run.tiny):
+        if not any(fnmatch(case.name, pattern) for pattern in run.patterns):
+            continue
         if run.budget.left < 20.0 and not run.tiny:
             run.keep("case", [{"case": case.name, "note": "no time left", "verdict": "not run"}])
             continue

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from bench.gpu import checks, contenders, emulate, peaks
 from bench.gpu.clock import Clock
 from mmebm.kernels import dispatch, ops
+from mmebm.kernels.cuda import chains as by_cuda
 from mmebm.kernels.reference import MLP
 
 COLUMNS = (
@@ -29,17 +30,22 @@ SECONDS = 12.0  # of rounds for a case
 
 @dataclass(frozen=True)
 class Chain:
-    """K steps of B chains in d dimensions through an MLP of these widths."""
+    """K steps of B chains in d dimensions through an MLP of these widths.
+
+    With `ours`, by every kernel that holds it and nothing else: which should a call choose?
+    """
 
     B: int
     d: int
     hidden: tuple[int, ...]
     precision: str
     K: int = 50
+    ours: bool = False
 
     @property
     def name(self) -> str:
-        return f"langevin/B{self.B}/{self.d}x{'x'.join(map(str, self.hidden))}/{self.precision}"
+        kind = "kernels" if self.ours else "langevin"
+        return f"{kind}/B{self.B}/{self.d}x{'x'.join(map(str, self.hidden))}/{self.precision}"
 
     def measure(self, clock: Clock, backends: Sequence[str], limits: Mapping[str, float]) -> list[dict[str, Any]]:
         device, generator = clock.device, torch.Generator().manual_seed(self.B)
@@ -51,17 +57,21 @@ class Chain:
             layers += [linear, nn.SiLU()]
         net = nn.Sequential(*layers[:-1]).to(device)
         z = torch.randn(self.B, self.d, generator=generator).to(device)
-        rows, calls = list[dict[str, Any]](), dict[str, Callable[[], object]]()
+        rows, calls, others = list[dict[str, Any]](), dict[str, Callable[[], object]](), contenders.Calls()
         for backend in backends:
             row = {"case": self.name, "backend": backend, "contender": "mmebm", "precision": self.precision}
             judged = self._judged(net, z, backend)
             if judged["verdict"] != "ok":
                 rows.append(row | judged)
-            else:
-                calls[f"mmebm {backend}"] = self._subject(net, z, backend)
+                continue
+            calls[f"mmebm {backend}"] = call = self._subject(net, z, backend)
+            if backend == "cuda" and self.ours:
+                for variant in by_cuda.variants(self._mlp(net), device, adjusted=False):
+                    calls[f"mmebm cuda {variant}"] = _forced(variant, call)
         wall = device.type == "cpu"
-        others, absent = contenders.chains(net, z, self.K, STEP_SIZE, self.precision)
-        rows += _absent(self.name, absent)
+        if not self.ours:
+            others, absent = contenders.chains(net, z, self.K, STEP_SIZE, self.precision)
+            rows += _absent(self.name, absent)
         spreads = clock.interleaved(calls | others, 30, SECONDS, wall=wall)
         flops = mlp_flops(widths) * self.B * self.K * emulate.TIMES.get(self.precision, 1)
         best = min((s.median for n, s in spreads.items() if n in calls), default=None)
@@ -81,11 +91,13 @@ class Chain:
             rows.append(row)
         return rows
 
+    def _mlp(self, net: nn.Sequential) -> MLP:
+        return MLP(*contenders.parameters(net), "silu", 0.0, None, self.precision)
+
     def _judged(self, net: nn.Sequential, z: Tensor, backend: str) -> dict[str, Any]:
         """Two steps of a few chains as checks.py has them; a verdict that is not ok where the net is not served."""
         weights, biases = contenders.parameters(net)
-        reason = dispatch.unsupported(backend, "langevin", z.device, z.dtype, MLP(weights, biases, "silu", 0.0, None))
-        if reason:
+        if reason := dispatch.unsupported(backend, "langevin", z.device, z.dtype, self._mlp(net)):
             return {"verdict": "not served", "note": reason}
         x = {
             "z": z[:300].cpu(), "weights": [w.cpu() for w in weights], "biases": [b.cpu() for b in biases],
@@ -108,6 +120,14 @@ class Chain:
             return end
 
         return call
+
+
+def _forced(variant: str, call: Callable[[], object]) -> Callable[[], object]:
+    def forced() -> object:
+        with by_cuda.forced(variant):
+            return call()
+
+    return forced
 
 
 def _absent(case: str, reasons: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -168,4 +188,9 @@ def every(tiny: bool) -> list[Chain | Subsets]:
         Chain(65_536, 32, (256, 256), "bf16"),
         Chain(65_536, 32, (256, 256), "bf16x3"),
     ]
-    return [*large[:2], Subsets(5, 65_536, 64), *small, *large[2:]]
+    ours = [
+        Chain(B, d, hidden, precision, ours=True)
+        for d, hidden in ((32, (64, 64)), (32, (128, 128)), (64, (128, 128)), (32, (200, 200)))
+        for precision, B in (("bf16", 65_536), ("bf16", 8_192), ("bf16x3", 65_536), ("fp32", 65_536))
+    ]
+    return [*large[:2], Subsets(5, 65_536, 64), *small, *large[2:], *ours]

@@ -77,11 +77,18 @@ def _mlp(x: Inputs, activation: str = "silu", bound: float | None = None) -> dic
     return {"weights": x["weights"], "biases": x["biases"], "activation": activation, "bound": bound}
 
 
+def _gradients(e: Tensor, leaves: Sequence[Tensor], g: Tensor) -> list[Tensor]:
+    """The last layer's weight and bias as one: a sum of terms that cancel has no size of its own to err by."""
+    *first, weight = torch.autograd.grad(e, leaves, g)
+    at = len(leaves) // 2  # z, weights, biases
+    return [*first[:at], *first[at + 1 :], torch.cat((first[at].flatten(), weight))]
+
+
 def _energy(x: Inputs, backend: str, precision: str) -> list[Tensor]:
     leaves = [t.detach().requires_grad_() for t in (x["z"], *x["weights"], *x["biases"])]
     n = len(x["weights"])
     e = ops.energy(leaves[0], leaves[1 : 1 + n], leaves[1 + n :], bound=30.0, precision=precision, backend=backend)
-    return [e.detach(), *torch.autograd.grad(e, leaves, x["g"])]
+    return [e.detach(), *_gradients(e, leaves, x["g"])]
 
 
 def _plain_energy(x: Inputs, precision: str) -> list[Tensor]:
@@ -89,7 +96,7 @@ def _plain_energy(x: Inputs, precision: str) -> list[Tensor]:
     n = len(x["weights"])
     net = MLP(leaves[1 : 1 + n], leaves[1 + n :], "silu", 0.0, 30.0)
     e, _ = emulate.energy_and_grad(leaves[0], net, precision)
-    return [e.detach(), *torch.autograd.grad(e, leaves, x["g"])]
+    return [e.detach(), *_gradients(e, leaves, x["g"])]
 
 
 def _energy_and_grad(x: Inputs, backend: str, precision: str) -> Sequence[Tensor]:

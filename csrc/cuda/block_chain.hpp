@@ -69,7 +69,7 @@ class BlockChain {
   }
 
  private:
-  static constexpr int kAhead = streamed ? 4 : 1;  // products whose weights are on their way at once
+  static constexpr int kAhead = streamed ? 4 : 1;  // pairs of fragments that are on their way at once
   static constexpr int kWarps = kThreads / 32, kLanes = kThreads / kRows;  // threads of a row, outside products
   // States [16, dim] in the block's memory, each element of one thread: present ones, dE/dz as `evaluate` leaves it, and of
   // the adjusted chain proposals and the gradient at the present ones.
@@ -110,45 +110,82 @@ class BlockChain {
   }
 
   MMEBM_BODY uint16_t* weight(int layer, int part) const { return weight_ + part * at_.weights + at_.at[layer]; }
+  MMEBM_BODY int stride(int layer) const { return at_.inner[layer] + kSkew; }
   MMEBM_BODY uint16_t* values(int buffer, int part) const { return value_ + (buffer * S::kValues + part) * at_.values; }
 
-  // Rows of the input in `buffer` times W^T, or W if `back`: finish(n, c) takes 8 columns of 16 rows, as an accumulator.
+  // Two fragments of a weight, side by side along its columns; and the sums of products with them.
+  struct Fragments {
+    uint32_t b[2][S::kWeights][2];
+  };
+  struct Sums {
+    float c[2][4], small[2][4];
+  };
+
+  // Rows of the input in `buffer` times W^T, or W if `back`, when the block has come here: finish(n, c) takes 8 columns of
+  // 16 rows, as an accumulator.
   template <bool back, class Finish>
   MMEBM_BODY void multiply_layer(int layer, int buffer, Finish finish) const {
-    const int stride = at_.inner[layer] + kSkew;
-    const int depth = back ? padded(call_.net.out[layer]) : at_.inner[layer];
-    const int across = back ? at_.inner[layer] : padded(call_.net.out[layer]);
-    const Packed<S::kWeights> packed(call_.net, at_.packed);
-    for (int n = 2 * warp_; n < across / 8; n += 2 * kWarps) {
-      float c[2][4] = {}, small[2][4] = {};
-#pragma unroll kAhead
-      for (int k = 0; k < depth; k += 16) {
-        uint32_t a[S::kValues][4];
-        MMEBM_UNROLL
-        for (int i = 0; i < S::kValues; ++i) simt::load_a(values(buffer, i) + k, at_.stride, a[i]);
-        MMEBM_UNROLL
-        for (int j = 0; j < 2; ++j) {
-          uint32_t b[S::kWeights][2];
-          MMEBM_UNROLL
-          for (int i = 0; i < S::kWeights; ++i) {
-            if constexpr (streamed) {
-              packed.load(layer, back, n + j, k / 16, i, lane_, b[i]);
-            } else if constexpr (back) {
-              simt::load_b_rows(weight(layer, i) + k * stride + 8 * (n + j), stride, b[i]);
-            } else {
-              simt::load_b(weight(layer, i) + 8 * (n + j) * stride + k, stride, b[i]);
-            }
-          }
-          multiply<terms>(a, b, c[j], small[j]);
-        }
-      }
+    const int steps = (back ? padded(call_.net.out[layer]) : at_.inner[layer]) / 16;
+    const int tiles = (back ? at_.inner[layer] : padded(call_.net.out[layer])) / 8;
+    const Pair32* const lanes =
+        streamed ? Packed<S::kWeights>(call_.net, at_.packed).lane(layer, back, lane_) : nullptr;
+    const auto fetch = [&](int n, int k, Fragments& to) {
       MMEBM_UNROLL
       for (int j = 0; j < 2; ++j) {
         MMEBM_UNROLL
-        for (int i = 0; i < 4; ++i) c[j][i] += small[j][i];
-        finish(n + j, c[j]);
+        for (int i = 0; i < S::kWeights; ++i) {
+          if constexpr (streamed) {
+            const Pair32 pair = lanes[(((n + j) * steps + k) * S::kWeights + i) * 32];
+            to.b[j][i][0] = pair.x;
+            to.b[j][i][1] = pair.y;
+          } else if constexpr (back) {
+            simt::load_b_rows(weight(layer, i) + 16 * k * stride(layer) + 8 * (n + j), stride(layer), to.b[j][i]);
+          } else {
+            simt::load_b(weight(layer, i) + 8 * (n + j) * stride(layer) + 16 * k, stride(layer), to.b[j][i]);
+          }
+        }
+      }
+    };
+    // Those from the device's memory are on their way long before they meet values: a read takes as long as many products,
+    // and none is moved past a read of the block's memory by the compiler.
+    Fragments ahead[kAhead];
+    const auto begin = [&](int n) {
+      MMEBM_UNROLL
+      for (int s = 0; s < kAhead; ++s) {
+        if (streamed && n < tiles && s < steps) fetch(n, s, ahead[s]);
+      }
+    };
+    begin(2 * warp_);
+    simt::barrier();
+    for (int n = 2 * warp_; n < tiles; n += 2 * kWarps) {
+      Sums sums = {};
+      for (int from = 0; from < steps; from += kAhead) {
+        MMEBM_UNROLL
+        for (int s = 0; s < kAhead; ++s) {
+          const int k = from + s;
+          if (k >= steps) break;
+          if constexpr (!streamed) fetch(n, k, ahead[s]);
+          multiply_fragments(buffer, k, ahead[s], sums);
+          if (streamed && k + kAhead < steps) fetch(n, k + kAhead, ahead[s]);
+        }
+      }
+      begin(n + 2 * kWarps);
+      MMEBM_UNROLL
+      for (int j = 0; j < 2; ++j) {
+        MMEBM_UNROLL
+        for (int i = 0; i < 4; ++i) sums.c[j][i] += sums.small[j][i];
+        finish(n + j, sums.c[j]);
       }
     }
+  }
+
+  // 16 columns of the input in `buffer`, from 16 k on, times two fragments.
+  MMEBM_BODY void multiply_fragments(int buffer, int k, const Fragments& weights, Sums& sums) const {
+    uint32_t a[S::kValues][4];
+    MMEBM_UNROLL
+    for (int i = 0; i < S::kValues; ++i) simt::load_a(values(buffer, i) + 16 * k, at_.stride, a[i]);
+    MMEBM_UNROLL
+    for (int j = 0; j < 2; ++j) multiply<terms>(a, weights.b[j], sums.c[j], sums.small[j]);
   }
 
   MMEBM_BODY void keep(int buffer, int n, const float (&c)[4]) const {
@@ -194,7 +231,6 @@ class BlockChain {
           if (lane_ % 4 == 0) parts_[warp_ * kRows + lane_ / 4 + 8 * h] = sums[h];
         }
       }
-      simt::barrier();
     }
     int buffer = hidden % 2;
     for (int l = hidden - 1; l > 0; --l) {
@@ -204,7 +240,6 @@ class BlockChain {
         keep(1 - buffer, n, c);
       });
       buffer = 1 - buffer;
-      simt::barrier();
     }
     multiply_layer<true>(0, buffer, [&](int n, float(&c)[4]) {
       MMEBM_UNROLL
@@ -253,7 +288,7 @@ class BlockChain {
     return x;
   }
 
-  // States into buffer 0, where `evaluate` reads them; padding as zeros.
+  // States into buffer 0, where `evaluate` reads them when the block has come there; padding as zeros.
   MMEBM_BODY void present(int which) const {
     for (int q = simt::thread() % kLanes; static_cast<int>(first_dim(q)) < at_.dim; q += kLanes) {
       MMEBM_UNROLL
@@ -266,7 +301,6 @@ class BlockChain {
         });
       }
     }
-    simt::barrier();
   }
 
   MMEBM_BODY void load(int64_t row) const {

@@ -23,11 +23,8 @@ class Packed {
   // Of all layers, in pairs of words.
   MMEBM_HD static int64_t size(const Net& net) { return start(net, net.linear - 1, false); }
 
-  MMEBM_BODY void load(int layer, bool back, int tile, int step, int part, int lane, uint32_t (&b)[2]) const {
-    const Pair32 pair = memory_[start(net_, layer, back) + place(layer, back, tile, step, part, lane)];
-    b[0] = pair.x;
-    b[1] = pair.y;
-  }
+  // A lane's first pair of a layer; the next fragment's lies 32 pairs on.
+  MMEBM_BODY const Pair32* lane(int layer, bool back, int lane) const { return memory_ + start(net_, layer, back) + lane; }
 
   MMEBM_BODY int64_t place(int layer, bool back, int tile, int step, int part, int lane) const {
     const int steps = padded(back ? net_.out[layer] : net_.in[layer]) / 16;

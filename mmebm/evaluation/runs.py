@@ -83,6 +83,7 @@ def evaluate_run(
         inception=features,
         seed=config.seed,
     )
+    result["updates"] = run.counters()["updates"]
     target = run.evaluation if split == "test" else run.path / f"evaluation-{split}.json"
     target.write_text(json.dumps(result, indent=2) + "\n")
     return result
@@ -120,21 +121,24 @@ def transition(model: MultimodalVAE, classifiers: Classifiers, *, seed: int = 0)
     return replace(made, frames={m: torch.stack(x) for m, x in frames.items()})
 
 
-def draw_figures(path: Path | str, compare: Mapping[str, Path | str] | None = None) -> list[Path]:
+def draw_figures(
+    path: Path | str, compare: Mapping[str, Path | str] | None = None, *, device: torch.device | str = "cpu"
+) -> list[Path]:
     """The run's figures: joint samples (beside those of `compare`d runs), cross generation, curves, transition.
 
     They show the modalities that are pictures, the transition those that classifiers judge; `mmebm report` shows all.
     """
-    run, model, seed = Run.open(path), load(path), 0
+    at, seed = find(device), 0
+    run, model = Run.open(path), load(path, at)
     config = load_config(run.config)
-    train, test = splits(config, "train", "test")
+    train, test = (rows.to(at) for rows in splits(config, "train", "test"))
     pictures = [m for m, shape in model.shapes.items() if len(shape) == 3]
     run.figures.mkdir(exist_ok=True)
     made = [run.figures / "curves.png"]
     figures.curves(run.rows(), made[0])
     if not pictures:
         return made
-    joint = {name: load(other).generate(JOINT, pictures, seed=seed) for name, other in (compare or {}).items()}
+    joint = {name: load(other, at).generate(JOINT, pictures, seed=seed) for name, other in (compare or {}).items()}
     if isinstance(model.prior, EnergyPrior):
         joint["p_0"] = model.decode(model.prior.sample_reference(JOINT, seed=seed), pictures, seed=seed)
         joint["energy prior"] = model.generate(JOINT, pictures, seed=seed)

@@ -143,6 +143,7 @@ def environment() -> dict[str, Any]:
         "numpy": numpy.__version__,
         "machine": platform.machine(),
         "processor": _processor(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
     }
 

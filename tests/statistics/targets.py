@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmebm.kernels import dispatch, ops
-from mmebm.kernels.reference import Chain, MalaChain
+from mmebm.kernels.reference import MLP, Chain, MalaChain
 
 CHAIN_NOISE, REFERENCE_DRAW, ACCEPT, CHOICE, REPARAMETERISATION, MOMENTUM = range(6)
 PURPOSES = range(6)
@@ -187,6 +187,14 @@ class Backend(NamedTuple):
         target, table = Target(flat(dim), "normal"), torch.ones(steps, 3)
         return self.langevin(target, torch.zeros(rows, dim), table, rng, record_every=1).states
 
+    def _held(self, operator: str, net: Net, bound: float | None) -> tuple[Net, float]:
+        """The net, or where the backend wants a hidden layer and it has none, the same with one; and the slope."""
+        mlp = MLP(net.weights, net.biases, net.activation, SLOPE, bound)
+        if dispatch.unsupported(self.name, operator, self.device, torch.float32, mlp) is None or len(net.weights) > 1:
+            return net, SLOPE
+        weights = [net.weights[0], torch.ones(1, 1)]
+        return Net(weights, [torch.zeros(1), net.biases[0]], "leaky_relu"), 1.0  # which is the identity
+
     def _run(
         self,
         operator: Callable[..., Chain | MalaChain],
@@ -200,16 +208,18 @@ class Backend(NamedTuple):
         def there(*tensors: Tensor) -> list[Tensor]:
             return [t.to(self.device) for t in tensors]
 
+        name = "langevin" if operator is ops.langevin else "mala"
+        net, slope = self._held(name, target.net, target.bound)
         options: dict[str, Any] = {
             "reference": target.reference,
             "reference_scale": target.scales().to(self.device),
-            "activation": target.net.activation,
-            "slope": SLOPE,
+            "activation": net.activation,
+            "slope": slope,
             "bound": target.bound,
             "grad_clip": target.grad_clip,
             "clamp": target.clamp,
         }
-        weights, biases = there(*target.net.weights), there(*target.net.biases)
+        weights, biases = there(*net.weights), there(*net.biases)
         out = operator(
             *there(z), weights, biases, *there(table, rng), **options, record_every=record_every,
             statistics=statistics, precision="fp32", backend=self.name,
