@@ -50,11 +50,20 @@ def choose(backend: str, operator: str, device: torch.device, dtype: torch.dtype
     if backend not in ("auto", *BACKENDS):
         raise ValueError(f"{source}: expected 'auto' or one of {', '.join(BACKENDS)}, got {backend!r}")
     if backend == "auto":
-        order = _PREFERENCE.get(device.type, ("reference",))
+        order = _order(operator, device, dtype, net)
         return next(name for name in order if unsupported(name, operator, device, dtype, net) is None)
     if reason := unsupported(backend, operator, device, dtype, net):
         raise ValueError(f"{source}={backend!r} cannot serve mmebm::{operator}: {reason}")
     return backend
+
+
+def _order(operator: str, device: torch.device, dtype: torch.dtype, net: MLP | None) -> tuple[str, ...]:
+    """Backends as "auto" asks them. In bf16, chains that Triton runs in one launch are faster there (docs/gpu.md)."""
+    order = _PREFERENCE.get(device.type, ("reference",))
+    if "triton" not in order or operator != "langevin" or net is None or net.precision != "bf16":
+        return order
+    served = unsupported("triton", operator, device, dtype, net) is None
+    return ("triton", *order) if served and in_one_launch("triton", net, device) else order
 
 
 def select(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+import statistics
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,7 @@ def run(folder: Path) -> None:
             "ended": curve[-1]["update"],
             "measured": found["updates"],
             "minutes": round(_seconds(path) / 60.0, 1),
-            "updates_per_second": curve[-1]["updates_per_second"],
+            "updates_per_second": statistics.median(row["updates_per_second"] for row in curve),
         }
         for row in curve:
             if row["update"] % 100 == 0:
@@ -135,8 +136,8 @@ def report() -> str:
             hours = int(first["of"]) / float(first["updates_per_second"]) / 3600.0
             whole.append(f"{preset} {hours:.1f} h ({float(first['updates_per_second']):.1f} updates a second)")
     lines.append(
-        f"\nNot converged where they ended before their plan; all of it, at the last rate: {', '.join(whole)}. "
-        f"torch {rows[0]['torch']}, revision {rows[0]['revision']}."
+        "\nNot converged where they ended before their plan; all of it, at the median rate of these runs: "
+        f"{', '.join(whole)}. torch {rows[0]['torch']}, revision {rows[0]['revision']}."
     )
     return "\n".join(lines)
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from bench import build, gpu
-from bench.gpu import cases, checks, emulate, model, peaks
+from bench.gpu import cases, checks, emulate, model, peaks, report
 from bench.gpu.clock import Clock
-from bench.record import read
+from bench.record import RESULTS, read
 from mmebm.kernels import dispatch, native, reference
 from mmebm.kernels.reference import MLP
 
@@ -43,7 +43,7 @@ def test_a_rehearsal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert {row["contender"] for row in timed} >= {"mmebm", "eager, fp32", "torch.compile step"}
     assert all(float(row["median_s"]) > 0 and float(row["ratio"]) > 0 for row in timed)
     said = capsys.readouterr().out
-    assert "check  energy  cpu  bf16  error" in said and "| contender |" in said
+    assert "check  energy  cpu  bf16  error" in said and "| chains or experts |" in said
     assert gpu.main(options(path, "--only", "peaks")) == 0
     assert len(read(path)) == len(rows), "rows are replaced, not added"
 
@@ -128,9 +128,13 @@ def test_peaks_are_those_of_the_device(tmp_path: Path) -> None:
     assert peaks.recorded(path, "another") == {}
 
 
-def test_the_page_has_the_models_table() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "gpu.md").read_text()
+def test_the_pages_have_the_tables() -> None:
+    root = Path(__file__).parents[2]
+    page = (root / "docs" / "gpu.md").read_text()
     assert model.table() in page and model.table().count("\n") > 10
+    recorded, device = RESULTS / "gpu.csv", "NVIDIA H200"
+    assert report.table(recorded, device) in page
+    assert report.summary(recorded, device) in (root / "README.md").read_text()
 
 
 def test_predictions() -> None:
