@@ -98,6 +98,8 @@ def evaluate(
     if isinstance(model.prior, EnergyPrior):
         settings |= {"chain_steps": model.prior.steps, "step_size": model.prior.step_size, "convention": "short_run"}
 
+    # First, since it alone may be refused: an energy's normaliser may be infinite.
+    likelihood = _likelihood(model, held_out, likelihood_samples, likelihood_rows, seed) if likelihood_samples else None
     rows = torch.arange(min(cross_rows, len(held_out)))
     cross = cross_by_subset(model, held_out, classifiers, rows=len(rows), seed=seed)
     with torch.no_grad():
@@ -140,8 +142,8 @@ def evaluate(
         assert fit_y is not None and test_y is not None
         result["probe"] = asdict(linear_probe(fit_z, fit_y, test_z, test_y, seed=seed))
         result["probe_by_size"] = probe_by_size(model, train, held_out, probe_rows, seed)
-    if likelihood_samples:
-        result["likelihood"] = _likelihood(model, held_out, likelihood_samples, likelihood_rows, seed)
+    if likelihood is not None:
+        result["likelihood"] = likelihood
     return result
 
 

@@ -70,8 +70,7 @@ class MoPoE(NormalVAE):
         self, inputs: Mapping[str, Tensor], subsets: Sequence[int], stream: Stream, masks: Masks = None
     ) -> SubsetDraws:
         if self.conditional_law == "product":
-            mu, logvar, _ = self.moments(inputs, masks)
-            return self.product_draws(mu, logvar, subsets, stream, self.prior_expert)
+            return self.product_draws(inputs, subsets, stream, masks, self.prior_expert)
         q = self.posterior(inputs, masks)
         every = range(1, len(q.experts.loc) + 1)
         members = [[part & s == part for part in every] for s in subsets]

@@ -51,8 +51,7 @@ class MVAE(NormalVAE):
     def subset_draws(
         self, inputs: Mapping[str, Tensor], subsets: Sequence[int], stream: Stream, masks: Masks = None
     ) -> SubsetDraws:
-        mu, logvar, _ = self.moments(inputs, masks)
-        return self.product_draws(mu, logvar, subsets, stream, self.prior_expert)
+        return self.product_draws(inputs, subsets, stream, masks, self.prior_expert)
 
     def subsets(self, stream: Stream) -> list[int]:
         """The bitmasks whose ELBOs are summed: all modalities, each alone, and k drawn ones."""

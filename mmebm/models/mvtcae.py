@@ -49,8 +49,7 @@ class MVTCAE(NormalVAE):
     def subset_draws(
         self, inputs: Mapping[str, Tensor], subsets: Sequence[int], stream: Stream, masks: Masks = None
     ) -> SubsetDraws:
-        mu, logvar, _ = self.moments(inputs, masks)
-        return self.product_draws(mu, logvar, subsets, stream, "never")
+        return self.product_draws(inputs, subsets, stream, masks, "never")
 
     def objective(
         self, inputs: Mapping[str, Tensor], stream: Stream, *, masks: Masks = None, energy_weight: float = 1.0

@@ -94,11 +94,11 @@ class NormalVAE(MultimodalVAE):
         return mean * scale, lv + 2.0 * scale.log()
 
     def product_draws(
-        self, mu: Tensor, logvar: Tensor, subsets: Sequence[int], stream: Stream, prior: str
+        self, inputs: Mapping[str, Tensor], subsets: Sequence[int], stream: Stream, masks: Masks, prior: str
     ) -> SubsetDraws:
         """A draw of each subset's product of experts, of which one operator makes all."""
-        mean, lv = self.products(mu, logvar, prior)
-        return self.drawn(mean, lv, subsets, stream)
+        mu, logvar, _ = self.moments(inputs, masks)
+        return self.drawn(*self.products(mu, logvar, prior), subsets, stream)
 
     def products(self, mu: Tensor, logvar: Tensor, prior: str, present: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """mu and logvar [2^M - 1, B, d] of every subset's product, at index s - 1; `present` int64 [B]."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mmebm.data import MultimodalDataset
-from mmebm.evaluation.classifiers import Classifiers, DigitClassifier
+from mmebm.evaluation.classifiers import Classifiers
 from mmebm.evaluation.cross import cross_by_subset, subset_latents
 from mmebm.evaluation.intervals import bootstrap_interval
 from mmebm.models import MODELS, MultimodalVAE
@@ -18,6 +18,8 @@ from mmebm.models.normal import NormalVAE
 from mmebm.priors import StandardLaplace, StandardNormal
 from mmebm.sampling import Stream
 from mmebm.training.config import NORMAL_MODELS
+
+from .untrained import untrained
 
 NAMES, CLASSES, D, SEED = ("a", "b", "c"), 4, 3, 5
 SHAPES = {m: (3, 8, 8) for m in NAMES}
@@ -59,14 +61,7 @@ def dataset(rows: int, masked: bool = False) -> MultimodalDataset:
 
 @pytest.fixture(scope="module")
 def classifiers() -> Classifiers:
-    """Untrained: some function of the images, which is all that the arithmetic needs."""
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        networks = {m: DigitClassifier(SHAPES[m], CLASSES) for m in NAMES}
-        for network in networks.values():
-            network.head.weight.data.mul_(20.0)
-            network.head.bias.data.zero_()
-    return Classifiers(networks, dict.fromkeys(NAMES, 0.95), 0.9, 0.0)
+    return untrained(SHAPES, CLASSES, dict.fromkeys(NAMES, 0.95), 0.9)
 
 
 @each_case

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mmebm import likelihoods
 from mmebm.data import MultimodalDataset
 from mmebm.energy import EnergyMLP
-from mmebm.evaluation.classifiers import Classifiers, DigitClassifier
+from mmebm.evaluation.classifiers import Classifiers
 from mmebm.evaluation.evaluate import evaluate, objective_label, posterior_draws, samplers
 from mmebm.evaluation.likelihood import joint_log_likelihood
 from mmebm.evaluation.mixture import fit_mixture
@@ -22,6 +22,8 @@ from mmebm.evaluation.probe import linear_probe
 from mmebm.models import MMVAE, MMVAEPlus, MultimodalVAE
 from mmebm.priors import EnergyPrior, StandardLaplace, StandardNormal
 from mmebm.sampling.streams import Stream
+
+from .untrained import untrained
 
 NAMES, CLASSES, D = ("a", "b", "c"), 4, 3
 SHAPES = {m: (3, 8, 8) for m in NAMES}
@@ -56,14 +58,7 @@ def dataset(rows: int, split: str, labelled: bool = True) -> MultimodalDataset:
 
 @pytest.fixture(scope="module")
 def classifiers() -> Classifiers:
-    """Untrained: some function of the images, which is all that the arithmetic needs."""
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        networks = {m: DigitClassifier(SHAPES[m], CLASSES) for m in NAMES}
-        for network in networks.values():
-            network.head.weight.data.mul_(20.0)
-            network.head.bias.data.zero_()
-    return Classifiers(networks, dict(zip(NAMES, (0.91, 0.92, 0.93), strict=True)), 0.875, 0.0)
+    return untrained(SHAPES, CLASSES, dict(zip(NAMES, (0.91, 0.92, 0.93), strict=True)), 0.875)
 
 
 def classes(classifiers: Classifiers, images: dict[str, Tensor]) -> dict[str, np.ndarray]:
