@@ -1,4 +1,4 @@
-"""One small digit classifier for each modality: coherence and Frechet distance are measured through them.
+"""One small classifier for each modality: coherence and Frechet distance are measured through them.
 
 They are trained on the spot, on the data at hand, and kept in a cache; a classifier that errs on real test images would
 measure itself, so it is refused.
@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from mmebm.data.dataset import MultimodalDataset
 
-__all__ = ["MINIMUM_ACCURACY", "Classifiers", "DigitClassifier", "load_or_train"]
+__all__ = ["MINIMUM_ACCURACY", "Classifiers", "DigitClassifier", "WordClassifier", "load_or_train"]
 
 # Raise it with every change to the network or its training: it is part of the cache's key.
 VERSION = 1
@@ -62,6 +62,50 @@ class DigitClassifier(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.dropout(self.features(images)))
 
+    def prepared(self, images: Tensor) -> Tensor:
+        """Floats in [0, 1] of uint8 or float images."""
+        return images.float() / 255 if images.dtype == torch.uint8 else images.float().clamp(0, 1)
+
+    def shifted(self, images: Tensor) -> Tensor:
+        """As training sees them: by up to a pixel, the same for all."""
+        height, width = self.shape[1:]
+        padded = F.pad(images, (SHIFT,) * 4, mode="replicate")
+        y, x = (int(v) for v in torch.randint(2 * SHIFT + 1, (2,)))
+        return padded[:, :, y : y + height, x : x + width]
+
+
+class WordClassifier(nn.Module):
+    """Two convolutions along a string, the largest over its places: probabilities [B, L, V] -> logits [B, n_classes].
+
+    Source: the letters' classifier of MoPoE's code (Sutter et al., ICLR 2021), in small.
+    """
+
+    def __init__(self, shape: tuple[int, ...], n_classes: int, width: int = 64) -> None:
+        super().__init__()
+        self.shape = tuple(shape)
+        self.conv1 = nn.Conv1d(shape[1], width, 3, padding=1)
+        self.conv2 = nn.Conv1d(width, width, 3, padding=1)
+        self.dropout = nn.Dropout(0.3)
+        self.head = nn.Linear(width, n_classes)
+
+    def features(self, text: Tensor) -> Tensor:
+        """The largest activations over all places, [B, width]."""
+        h = F.relu(self.conv1(text.transpose(1, 2)))
+        return F.relu(self.conv2(h)).amax(-1)
+
+    def forward(self, text: Tensor) -> Tensor:
+        return self.head(self.dropout(self.features(text)))
+
+    def prepared(self, text: Tensor) -> Tensor:
+        """Probabilities [B, L, V], which codes [B, L] are with certainty."""
+        return text.float() if text.is_floating_point() else F.one_hot(text.long(), self.shape[1]).float()
+
+    def shifted(self, text: Tensor) -> Tensor:
+        return text
+
+
+Network = DigitClassifier | WordClassifier
+
 
 class Classifiers:
     """A classifier for each modality, in evaluation mode.
@@ -77,7 +121,7 @@ class Classifiers:
     """
 
     def __init__(
-        self, networks: Mapping[str, DigitClassifier], accuracy: Mapping[str, float], agreement: float, seconds: float
+        self, networks: Mapping[str, Network], accuracy: Mapping[str, float], agreement: float, seconds: float
     ) -> None:
         for name, value in accuracy.items():
             if not value >= MINIMUM_ACCURACY:
@@ -85,7 +129,9 @@ class Classifiers:
                     f"classifier of {name!r}: expected a test accuracy of at least {MINIMUM_ACCURACY:.2f}, got "
                     f"{value:.4f}; refused, coherence would measure the classifier"
                 )
-        self.networks = {name: network.eval().requires_grad_(False) for name, network in networks.items()}
+        self.networks: dict[str, Network] = {
+            name: network.eval().requires_grad_(False) for name, network in networks.items()
+        }
         self.accuracy = dict(accuracy)
         self.agreement = agreement
         self.seconds = seconds
@@ -100,7 +146,7 @@ class Classifiers:
         return self
 
     def logits(self, name: str, images: Tensor) -> Tensor:
-        """Class scores [N, n_classes] of images [N, C, H, W] of modality `name`.
+        """Class scores [N, n_classes] of images [N, C, H, W], or probabilities of words [N, L, V], of modality `name`.
 
         Images are uint8, or floats of which 0 is black and 1 is white. Decoder means leave that range: they are clamped
         to [0, 1], as writing them to a file would.
@@ -117,13 +163,13 @@ class Classifiers:
         network, inputs = self._prepare(name, images)
         return torch.cat([network.features(part) for part in inputs])
 
-    def _prepare(self, name: str, images: Tensor) -> tuple[DigitClassifier, Iterator[Tensor]]:
+    def _prepare(self, name: str, images: Tensor) -> tuple[Network, Iterator[Tensor]]:
         if name not in self.networks:
             raise ValueError(f"name: expected one of {', '.join(self.networks)}, got {name!r}")
         network = self.networks[name]
         if not isinstance(images, Tensor):
             raise TypeError(f"images: expected a tensor [N, C, H, W], got {type(images).__name__}")
-        if images.ndim != 4 or tuple(images.shape[1:]) != network.shape or not len(images):
+        if tuple(images.shape[1:]) != network.shape or not len(images):
             raise ValueError(
                 f"images of {name!r}: expected [N, {', '.join(map(str, network.shape))}] with N > 0, "
                 f"got {list(images.shape)}"
@@ -132,7 +178,7 @@ class Classifiers:
             raise TypeError(f"images of {name!r}: expected uint8 or floats, got {images.dtype}")
         if images.is_floating_point() and not all(map(torch.isfinite, torch.aminmax(images))):
             raise ValueError(f"images of {name!r}: expected finite values, got NaN or infinity")
-        return network, (_unit(part) for part in images.detach().split(CHUNK))
+        return network, (network.prepared(part) for part in images.detach().split(CHUNK))
 
 
 def load_or_train(
@@ -149,13 +195,14 @@ def load_or_train(
     the content of both, the seed and the version of this file's training; refused classifiers are not kept.
 
     Args:
-        train, test: labelled images of the same modalities.
+        train, test: labelled images and words of the same modalities.
         modalities: which of them are judged.
         seed: initialisation, order, shifts and dropout; torch's default generator is left as it was.
         cache_dir: by default the environment variable MMEBM_CACHE_DIR, else ~/.cache/mmebm.
 
     Raises:
-        ValueError: no labels, other modalities in `test`, modalities that are not images, a test accuracy below 0.90.
+        ValueError: no labels, other modalities in `test`, modalities that are neither images nor spelled words, a test
+            accuracy below 0.90.
     """
     names = list(train.modalities if modalities is None else modalities)
     _check(train, test, names)
@@ -191,6 +238,17 @@ def is_picture(shape: Sequence[int]) -> bool:
     return len(shape) == 3 and min(shape[1:]) >= 8
 
 
+def is_spelled(data: MultimodalDataset, name: str) -> bool:
+    """Whether a modality is a string of letters, whose class is what it spells; sentences of words are not judged."""
+    words = data.vocabularies.get(name, [])
+    return bool(words) and len(data.shapes[name]) == 2 and all(len(word) == 1 for word in words)
+
+
+def judged(data: MultimodalDataset) -> list[str]:
+    """The modalities that classifiers are trained for: pictures and strings of letters."""
+    return [m for m, shape in data.shapes.items() if is_picture(shape) or is_spelled(data, m)]
+
+
 def _check(train: MultimodalDataset, test: MultimodalDataset, names: Sequence[str]) -> None:
     for argument, data in (("train", train), ("test", test)):
         if data.labels is None:
@@ -200,7 +258,7 @@ def _check(train: MultimodalDataset, test: MultimodalDataset, names: Sequence[st
     if unknown := [m for m in names if m not in train.modalities]:
         raise ValueError(f"modalities: expected some of {', '.join(train.modalities)}, got {', '.join(unknown)}")
     for name in names:
-        if not is_picture(shape := train.shapes[name]):
+        if not is_picture(shape := train.shapes[name]) and not is_spelled(train, name):
             raise ValueError(
                 f"modality {name!r}: expected images [C, H, W] of at least 8 x 8 pixels, got {list(shape)}"
             )
@@ -212,9 +270,9 @@ def _load(weights: Path, record: Path, train: MultimodalDataset, names: Sequence
     try:
         about = json.loads(record.read_text())
         state = load_file(weights)
-        networks = {}
+        networks: dict[str, Network] = {}
         for name in names:
-            networks[name] = DigitClassifier(train.shapes[name], about["n_classes"])
+            networks[name] = _network(train, name, about["n_classes"])
             prefix = f"{name}."
             networks[name].load_state_dict({k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)})
         accuracy = {name: float(about["accuracy"][name]) for name in names}
@@ -230,13 +288,13 @@ def _train_all(train: MultimodalDataset, test: MultimodalDataset, names: Sequenc
         raise ValueError("train, test: expected labelled datasets")
     start = time.perf_counter()
     n_classes = int(train.labels.max()) + 1
-    networks: dict[str, DigitClassifier] = {}
+    networks: dict[str, Network] = {}
     accuracy: dict[str, float] = {}
     device = train.device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         for name in names:
             torch.manual_seed(seed)
-            networks[name] = DigitClassifier(train.shapes[name], n_classes).to(device)
+            networks[name] = _network(train, name, n_classes).to(device)
             seen = slice(None) if train.masks is None else train.masks[name]
             _train(networks[name], train.modalities[name][seen], train.labels[seen])
     unchecked = Classifiers(networks, {}, 0.0, 0.0)
@@ -252,28 +310,26 @@ def _train_all(train: MultimodalDataset, test: MultimodalDataset, names: Sequenc
     return Classifiers(networks, accuracy, float(agree.double().mean()), time.perf_counter() - start)
 
 
-def _train(network: DigitClassifier, images: Tensor, labels: Tensor) -> None:
+def _network(data: MultimodalDataset, name: str, n_classes: int) -> Network:
+    kind = WordClassifier if is_spelled(data, name) else DigitClassifier
+    return kind(data.shapes[name], n_classes)
+
+
+def _train(network: Network, values: Tensor, labels: Tensor) -> None:
     network.train()
     optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
-    steps = max(STEPS, EPOCHS * len(images) // BATCH)
+    steps = max(STEPS, EPOCHS * len(values) // BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
-    height, width = network.shape[1:]
     order = torch.empty(0, dtype=torch.int64)
     for _ in range(steps):
         while len(order) < BATCH:
-            order = torch.cat([order, torch.randperm(len(images))])
-        rows, order = order[:BATCH].to(images.device), order[BATCH:]
-        padded = F.pad(_unit(images[rows]), (SHIFT,) * 4, mode="replicate")
-        y, x = (int(v) for v in torch.randint(2 * SHIFT + 1, (2,)))
-        loss = F.cross_entropy(network(padded[:, :, y : y + height, x : x + width]), labels[rows])
+            order = torch.cat([order, torch.randperm(len(values))])
+        rows, order = order[:BATCH].to(values.device), order[BATCH:]
+        loss = F.cross_entropy(network(network.shifted(network.prepared(values[rows]))), labels[rows])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         schedule.step()
-
-
-def _unit(images: Tensor) -> Tensor:
-    return images.float() / 255 if images.dtype == torch.uint8 else images.float().clamp(0, 1)
 
 
 @contextlib.contextmanager

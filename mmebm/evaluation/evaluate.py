@@ -148,8 +148,9 @@ def evaluate(
 
 
 def _seen(data: MultimodalDataset, name: str) -> Tensor:
-    """A modality's values in the rows that have it."""
-    return data.modalities[name] if data.masks is None else data.modalities[name][data.masks[name]]
+    """A modality's values in the rows that have it, words as one-hot rows."""
+    rows = torch.arange(len(data)) if data.masks is None else data.masks[name].nonzero().flatten()
+    return data.batch(rows, [name])[name] if name in data.vocabularies else data.modalities[name][rows]
 
 
 PROTOCOL = {

@@ -20,7 +20,7 @@ from mmebm.training.config import Config, load_config
 from mmebm.training.run import Run, load
 
 from . import figures
-from .classifiers import Classifiers, is_picture, load_or_train
+from .classifiers import Classifiers, is_picture, judged, load_or_train
 from .coherence import class_entropy, joint_coherence
 from .evaluate import evaluate
 from .fid import inception
@@ -42,11 +42,11 @@ def _options(config: Config, split: str) -> dict[str, Any]:
 
 
 def judges(train: MultimodalDataset, test: MultimodalDataset) -> Classifiers | None:
-    """Classifiers for the modalities that are pictures; None where there are no labels or fewer than two of those."""
-    pictures = [m for m, shape in train.shapes.items() if is_picture(shape)]
-    if train.labels is None or test.labels is None or len(pictures) < 2:
+    """Classifiers for pictures and strings of letters; None where there are no labels or fewer than two of those."""
+    names = judged(train)
+    if train.labels is None or test.labels is None or len(names) < 2:
         return None
-    return load_or_train(train, test, modalities=pictures)
+    return load_or_train(train, test, modalities=names)
 
 
 def evaluate_run(
@@ -107,17 +107,17 @@ def transition(model: MultimodalVAE, classifiers: Classifiers, *, seed: int = 0)
     z = prior.sample_reference(CHAINS, seed=seed)
     _, info = prior.chain(z, steps=TRANSITION[-1], seed=seed, record_every=5, return_info=True)
     made = Transition({}, [], [], [])
-    frames: dict[str, list[Tensor]] = {m: [] for m in classifiers.networks}
+    frames: dict[str, list[Tensor]] = {m: [] for m in classifiers.networks if is_picture(model.shapes[m])}
     for step in TRANSITION:
         state = z if step == 0 else info.states[step // 5 - 1]
-        images = model.decode(state, list(frames), seed=seed)
-        predictions = {m: classifiers.predict(m, x) for m, x in images.items()}
+        decoded = model.decode(state, list(classifiers.networks), seed=seed)
+        predictions = {m: classifiers.predict(m, x) for m, x in decoded.items()}
         with torch.no_grad():
             made.energy.append(float(prior.energy_of(state).mean()))
         made.coherence.append(joint_coherence(predictions))
         made.entropy.append(class_entropy(predictions, classifiers.n_classes))
-        for m, x in images.items():
-            frames[m].append(x[:SHOWN])
+        for m in frames:
+            frames[m].append(decoded[m][:SHOWN])
     return replace(made, frames={m: torch.stack(x) for m, x in frames.items()})
 
 

@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from mmebm.data import MultimodalDataset, load
+from mmebm.data.mnist_svhn_text import ALPHABET, place_words
 from mmebm.evaluation import classifiers as module
 from mmebm.evaluation.classifiers import Classifiers, load_or_train
+from mmebm.evaluation.evaluate import evaluate
+from mmebm.likelihoods import Categorical, Laplace
+from mmebm.models import MMVAE
+from mmebm.priors import StandardLaplace
 
 TWO = ("m0", "m3")
 
@@ -178,3 +184,42 @@ def test_all_five_modalities_are_recognised(tmp_path: Path) -> None:
     found = load_or_train(load("digits", "train"), load("digits", "test"), cache_dir=tmp_path)
     assert len(found.accuracy) == 5 and min(found.accuracy.values()) > 0.95
     assert found.agreement > 0.88
+
+
+def spelled(split: str, size: int) -> MultimodalDataset:
+    data = part(split, size, ("m0",))
+    assert data.labels is not None
+    text = torch.from_numpy(place_words(data.labels.numpy(), np.random.default_rng(size)))
+    modalities = {"m0": data.modalities["m0"], "text": text}
+    return MultimodalDataset(modalities, data.labels, "spelled", split, vocabularies={"text": list(ALPHABET)})
+
+
+def test_words_are_judged_by_what_they_spell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "STEPS", 300)
+    monkeypatch.setattr(module, "EPOCHS", 1)
+    train, test = spelled("train", 3000), spelled("test", 400)
+    assert module.judged(train) == ["m0", "text"]
+    found = load_or_train(train, test, cache_dir=tmp_path)
+    assert found.accuracy["text"] > 0.99 and test.labels is not None
+    rows = torch.arange(400)
+    one_hot = test.batch(rows)["text"]
+    assert torch.equal(found.predict("text", 0.6 * one_hot + 0.4 / one_hot.shape[-1]), test.labels), (
+        "probabilities will do"
+    )
+    again = load_or_train(train, test, cache_dir=tmp_path)
+    assert again.seconds == 0.0 and torch.equal(again.logits("text", one_hot), found.logits("text", one_hot))
+    with pytest.raises(ValueError, match=r"images of 'text': expected \[N, 8, 71\] with N > 0, got \[400, 8\]"):
+        found.predict("text", one_hot[..., 0])
+
+    likelihoods = {"m0": Laplace(3, 0.3), "text": Categorical(2)}
+    model = MMVAE(train.shapes, StandardLaplace(4), hidden=(16,), likelihoods=likelihoods)
+    result = evaluate(model, train, test, found, samples=30, cross_rows=20, components=2, latents=100, probe_rows=100)
+    assert result["joint"]["prior"]["n"] == 30 and set(result["joint"]["prior"]["frechet"]) == {"m0", "text"}
+    assert {s["from"][0]: set(s["to"]) for s in result["cross"]["subsets"]} == {"m0": {"text"}, "text": {"m0"}}
+
+
+def test_sentences_are_not_judged() -> None:
+    data = spelled("train", 50)
+    words = [f"word{i}" for i in range(71)]
+    data = MultimodalDataset(data.modalities, data.labels, "words", "train", vocabularies={"text": words})
+    assert module.judged(data) == ["m0"]

@@ -173,7 +173,7 @@ def _trained(key: str) -> Classifiers | str:
     if isinstance(data, str):
         return data
     try:
-        return judges(*data) or "it needs labels, and two modalities or more that are pictures"
+        return judges(*data) or "it needs labels, and two modalities or more that are pictures or strings of letters"
     except ValueError as error:
         return str(error)
 
