@@ -1,144 +1,19 @@
-// Products of diagonal normal experts, of a row's present ones and of every subset of them. A thread has all experts of
-// one element (row and dimension); where subsets' KL are summed over dimensions, a warp has a row. A product's
-// precision is a sum of precisions relative to the largest one. All subsets share theirs, as they are: a common scale
-// would cost digits of the variances far from it. Where one is too extreme for that, every subset has its own scale.
-#include <limits>
-
-#include "common/functions.hpp"
-#include "cuda/launch.hpp"
+// Products of diagonal normal experts, of every subset of a row's. Where subsets' KL are summed over dimensions, a warp has
+// a row. All subsets share their precisions, as they are: a common scale would cost digits of the variances far from it.
+// Where one is too extreme for that, every subset has its own scale.
+#include "cuda/experts.hpp"
 
 namespace mmebm::cuda {
 
 namespace {
 
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
+using namespace experts;
+
 constexpr float kRange = 60.0f;  // of log-variances whose precisions may be added as they are
-constexpr int kThreads = 256;
 constexpr int kWarp = 32;
 constexpr int kUnrolled = 5;  // experts whose subsets are unrolled; those of the others are a loop around them
 
-MMEBM_HD bool has(uint32_t mask, int m) { return (mask >> m & 1u) != 0; }
-MMEBM_HD float lesser(float a, float b) { return select(a < b, a, b); }
 MMEBM_HD float greater(float a, float b) { return select(a > b, a, b); }
-
-struct Row {
-  uint32_t present, all;
-  Prior prior;
-
-  MMEBM_BODY static Row at(const Experts& in, int64_t row) {
-    const uint32_t all = static_cast<uint32_t>((uint64_t{1} << in.experts) - 1);
-    return {static_cast<uint32_t>(in.present[row]) & all, all, in.prior};
-  }
-  MMEBM_BODY bool with_prior(uint32_t mask) const {
-    return mask == 0 || prior == Prior::always || (prior == Prior::full && mask == all);
-  }
-  // Whether the product of `mask` is one expert as it is.
-  MMEBM_BODY bool alone(uint32_t mask) const { return (mask & (mask - 1)) == 0 && !with_prior(mask); }
-};
-
-// The thread's own element.
-MMEBM_BODY int64_t element() { return simt::block() * kThreads + simt::thread(); }
-
-// The experts' values at an element, 0 for those absent.
-template <int E>
-MMEBM_BODY void load(const Experts& in, const float* from, int64_t at, uint32_t present, float (&out)[E]) {
-  MMEBM_UNROLL
-  for (int m = 0; m < E; ++m) out[m] = has(present, m) ? from[m * in.rows * in.dim + at] : 0.0f;
-}
-
-template <int E>
-MMEBM_BODY void store(const Experts& in, float* to, int64_t at, const float (&values)[E]) {
-  MMEBM_UNROLL
-  for (int m = 0; m < E; ++m) {
-    if (m < in.experts) to[m * in.rows * in.dim + at] = values[m];
-  }
-}
-
-template <int E>
-struct Product {
-  float least, sum, mean;  // log-variance = least - ln sum
-  float weight[E];         // precisions of the experts in it relative to e^-least
-
-  MMEBM_BODY float logvar() const { return least - log32(sum); }
-};
-
-// The product of the experts in `mask`.
-template <int E>
-MMEBM_BODY void multiply(const float (&mu)[E], const float (&logvar)[E], uint32_t mask, bool prior, Product<E>& out) {
-  out.least = prior ? 0.0f : kInfinity;
-  MMEBM_UNROLL
-  for (int m = 0; m < E; ++m) {
-    if (has(mask, m)) out.least = lesser(logvar[m], out.least);
-  }
-  out.sum = prior ? exp_below(out.least) : 0.0f;
-  float total = 0.0f;
-  MMEBM_UNROLL
-  for (int m = 0; m < E; ++m) {
-    out.weight[m] = 0.0f;
-    if (!has(mask, m)) continue;
-    out.weight[m] = exp_below(out.least - logvar[m]);
-    out.sum += out.weight[m];
-    total = fma32(out.weight[m], mu[m], total);
-  }
-  out.mean = total * reciprocal(out.sum);
-}
-
-// What one product sends back to its experts, added to what they have.
-template <int E>
-MMEBM_BODY void send_back(const float (&mu)[E], uint32_t mask, const Product<E>& product, float g_mean, float g_logvar,
-                          float (&d_mu)[E], float (&d_logvar)[E]) {
-  const float inverse = reciprocal(product.sum);
-  MMEBM_UNROLL
-  for (int m = 0; m < E; ++m) {
-    if (!has(mask, m)) continue;
-    const float weight = product.weight[m] * inverse;
-    d_mu[m] += weight * g_mean;
-    d_logvar[m] += weight * fma32(-g_mean, mu[m] - product.mean, g_logvar);
-  }
-}
-
-template <int E>
-struct ProductBody {
-  using Call = ProductCall;
-  static constexpr int kThreads = cuda::kThreads;
-  static constexpr bool kMeets = false;
-
-  MMEBM_BODY static void run(const Call& call, char*) {
-    const Experts& in = call.in;
-    const int64_t at = element();
-    if (at >= in.rows * in.dim) return;
-    const Row row = Row::at(in, at / in.dim);
-    float mu[E], logvar[E];
-    load(in, in.logvar, at, row.present, logvar);
-    load(in, in.mu, at, row.present, mu);
-    Product<E> product;
-    multiply(mu, logvar, row.present, row.with_prior(row.present), product);
-    call.mu[at] = product.mean;
-    call.logvar[at] = product.logvar();
-  }
-};
-
-template <int E>
-struct ProductBackwardBody {
-  using Call = ProductBackwardCall;
-  static constexpr int kThreads = cuda::kThreads;
-  static constexpr bool kMeets = false;
-
-  MMEBM_BODY static void run(const Call& call, char*) {
-    const Experts& in = call.in;
-    const int64_t at = element();
-    if (at >= in.rows * in.dim) return;
-    const Row row = Row::at(in, at / in.dim);
-    float mu[E], logvar[E], d_mu[E] = {}, d_logvar[E] = {};
-    load(in, in.logvar, at, row.present, logvar);
-    load(in, in.mu, at, row.present, mu);
-    Product<E> product;
-    multiply(mu, logvar, row.present, row.with_prior(row.present), product);
-    send_back(mu, row.present, product, call.g_mu[at], call.g_logvar[at], d_mu, d_logvar);
-    store(in, call.d_mu, at, d_mu);
-    store(in, call.d_logvar, at, d_logvar);
-  }
-};
 
 // The largest log-variance of the row's experts, either sign.
 template <int E>
@@ -238,7 +113,7 @@ MMEBM_BODY void stream(float* to, float value) {
 template <int E>
 struct SubsetsBody {
   using Call = SubsetsCall;
-  static constexpr int kThreads = cuda::kThreads;
+  static constexpr int kThreads = experts::kThreads;
   static constexpr bool kMeets = false;
 
   MMEBM_BODY static void run(const Call& call, char*) {
@@ -297,7 +172,7 @@ MMEBM_BODY float sums_across(const float (&x)[N]) {
 template <int E>
 struct SubsetsKlBody {
   using Call = SubsetsCall;
-  static constexpr int kThreads = cuda::kThreads;
+  static constexpr int kThreads = experts::kThreads;
   static constexpr bool kMeets = true;
   static constexpr int kRows = kThreads / kWarp;
 
@@ -381,7 +256,7 @@ struct Tree {
 template <int E, bool Kl>
 struct SubsetsBackwardBody {
   using Call = SubsetsBackwardCall;
-  static constexpr int kThreads = cuda::kThreads;
+  static constexpr int kThreads = experts::kThreads;
   static constexpr bool kMeets = false;
 
   MMEBM_BODY static void run(const Call& call, char*) {
@@ -464,29 +339,12 @@ using SubsetsBackwardAllBody = SubsetsBackwardBody<E, false>;
 template <int E>
 using SubsetsBackwardKlBody = SubsetsBackwardBody<E, true>;
 
-// The body for the least of `Counts` that holds all experts: arrays of that size are registers.
-template <template <int> class Body, int... Counts, class Call>
-void launch_for(const Call& call, int64_t items, int64_t each, Stream stream) {
-  (void)((call.in.experts <= Counts && (launch<Body<Counts>>(call, blocks_for(items, each), 0, stream), true)) || ...);
-}
-
-template <template <int> class Body, class Call>
-void launch_product(const Call& call, Stream stream) {
-  launch_for<Body, 2, 5, 8, 16, kMaxExperts>(call, call.in.rows * call.in.dim, kThreads, stream);
-}
-
 template <template <int> class Body, class Call>
 void launch_subsets(const Call& call, int64_t items, int64_t each, Stream stream) {
   launch_for<Body, 1, 2, 3, 4, kUnrolled, 8, kMaxExperts>(call, items, each, stream);
 }
 
 }  // namespace
-
-void product(const ProductCall& call, Stream stream) { launch_product<ProductBody>(call, stream); }
-
-void product_backward(const ProductBackwardCall& call, Stream stream) {
-  launch_product<ProductBackwardBody>(call, stream);
-}
 
 void subsets(const SubsetsCall& call, Stream stream) {
   if (call.kl) {
