@@ -9,6 +9,7 @@
 
 namespace mmebm::cuda::experts {
 
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr int kThreads = 256;
 
 MMEBM_HD bool has(uint32_t mask, int m) { return (mask >> m & 1u) != 0; }
@@ -58,7 +59,7 @@ struct Product {
 // The product of the experts in `mask`.
 template <int E>
 MMEBM_BODY void multiply(const float (&mu)[E], const float (&logvar)[E], uint32_t mask, bool prior, Product<E>& out) {
-  out.least = prior ? 0.0f : std::numeric_limits<float>::infinity();
+  out.least = prior ? 0.0f : kInfinity;
   MMEBM_UNROLL
   for (int m = 0; m < E; ++m) {
     if (has(mask, m)) out.least = lesser(logvar[m], out.least);
