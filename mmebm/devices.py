@@ -6,7 +6,9 @@ import re
 
 import torch
 
-__all__ = ["find"]
+__all__ = ["NAMES", "find"]
+
+NAMES = re.compile(r"cpu|cuda(:\d+)?")  # those of one device
 
 
 def find(name: str | torch.device) -> torch.device:
@@ -17,7 +19,7 @@ def find(name: str | torch.device) -> torch.device:
     name = str(name)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+    if not NAMES.fullmatch(name):
         raise ValueError(f"device: expected auto, cpu, cuda or cuda:N, got {name!r}")
     device = torch.device(name)
     if device.type == "cuda":

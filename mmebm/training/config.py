@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import tomllib
 from collections.abc import Sequence
 from importlib import resources
@@ -21,6 +20,8 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+
+from mmebm.devices import NAMES
 
 Law = Literal["laplace", "normal"]
 Activation = Literal["silu", "gelu", "gelu_tanh", "leaky_relu", "relu", "softplus", "tanh", "elu"]
@@ -198,7 +199,7 @@ class Config(_Section):
     @field_validator("device")
     @classmethod
     def _known_device(cls, device: str) -> str:
-        if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        if not NAMES.fullmatch(device):
             raise ValueError(f"device: expected cpu, cuda or cuda:N, got {device!r}")
         return device
 
